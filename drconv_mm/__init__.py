@@ -1,0 +1,1 @@
+"""Dynamic Region-Aware Convolution (DRConv) for OpenMMLab."""
