@@ -1,0 +1,71 @@
+"""The implementations of the operator, one file each, and the choice among them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from . import dense, reference
+from . import sorted as sorted_
+
+ENV = "DRCONV_MM_BACKEND"
+_logger = logging.getLogger(__name__)
+
+
+class Backend(NamedTuple):
+    """One implementation of the operator.
+
+    Attributes:
+        forward: ``(input, filters, regions, geometry) -> output``.
+        backward: ``(grad_output, input, filters, regions, geometry, wanted) -> (grad_input, grad_filters, response)``,
+            where ``response[n, j, p]`` is the inner product of ``grad_output[n, :, p]`` with what filter bank ``j``
+            gives at p. ``wanted`` says which of the three are needed; the others may be None.
+        why_not: ``(device) -> reason`` it can't run there, or None.
+    """
+
+    forward: Callable
+    backward: Callable
+    why_not: Callable[[torch.device], str | None]
+
+
+BACKENDS: dict[str, Backend] = {
+    name: Backend(module.forward, module.backward, module.why_not)
+    for name, module in (("sorted", sorted_), ("dense", dense), ("reference", reference))
+}
+
+
+def choose_backend(name: str | None, device: torch.device, num_regions: int, depthwise: bool) -> str:
+    """The backend to use: the one asked for, else the fastest that can run.
+
+    Args:
+        name: A key of ``BACKENDS``, or None to take ``DRCONV_MM_BACKEND`` or else choose automatically.
+        device: Where the input lies.
+        num_regions: m.
+        depthwise: Whether every channel is a group of its own.
+
+    Raises:
+        ValueError: There is no backend of that name.
+        RuntimeError: The backend asked for by name can't run on ``device``.
+    """
+    asked_by = "backend"
+    if name is None:
+        name, asked_by = os.environ.get(ENV) or None, ENV
+    if name is not None:
+        if name not in BACKENDS:
+            raise ValueError(f"{asked_by}={name!r} is not a backend of region_conv2d; choose one of {list(BACKENDS)}")
+        reason = BACKENDS[name].why_not(device)
+        if reason is not None:
+            raise RuntimeError(f"{asked_by}={name!r} can't run on {device}: {reason}. Leave it out to choose by itself")
+        return name
+    # One region is a standard convolution; a depthwise product is too thin for the matrix products of `sorted`.
+    order = ("dense", "sorted", "reference") if num_regions == 1 or depthwise else ("sorted", "dense", "reference")
+    for candidate in order:
+        reason = BACKENDS[candidate].why_not(device)
+        if reason is None:
+            return candidate
+        _logger.debug("backend %s can't run on %s: %s", candidate, device, reason)
+    raise RuntimeError(f"no backend of region_conv2d can run on {device}")
