@@ -1,6 +1,7 @@
 """Dynamic Region-Aware Convolution (DRConv, CVPR 2021) as an OpenMMLab conv type."""
 
+from .layers import DRConv, DRConv2d, Retrofit, convert
 from .ops import region_conv2d
 from .version import __version__
 
-__all__ = ["__version__", "region_conv2d"]
+__all__ = ["DRConv", "DRConv2d", "Retrofit", "__version__", "convert", "region_conv2d"]

@@ -113,8 +113,8 @@ def _check_tensors(input: Tensor, filters: Tensor, guide: Tensor, bias: Tensor |
         raise ValueError(f"groups={groups} must divide the {channels} input and {out_channels} output channels")
     if group_channels * groups != channels or height < 1 or width < 1:
         raise ValueError(
-            f"filters must be [N or 1, m, O, C/groups={channels // groups}, kh, kw] for an input of {channels} channels "
-            f"and groups={groups}, got shape {tuple(filters.shape)}"
+            f"filters must be [N or 1, m, O, C/groups={channels // groups}, kh, kw] for an input of {channels} "
+            f"channels and groups={groups}, got shape {tuple(filters.shape)}"
         )
     if own != 1 and own != batch:
         raise ValueError(f"filters must hold 1 or N={batch} samples, got {own} (shape {tuple(filters.shape)})")

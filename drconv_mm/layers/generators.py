@@ -1,0 +1,169 @@
+"""Filter generators: from the input, one filter bank a region. A new one is a class with ``@register_generator``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GENERATORS: dict[str, type[FilterGenerator]] = {}
+
+# E[sigmoid(z)^2] for z ~ N(0, 1): what a random weight of the sum below contributes to the variance of the filters.
+_MEAN_SQUARE_SIGMOID = 0.2934
+
+
+def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[FilterGenerator]]:
+    """Makes a generator known as ``DRConv2d(..., generator=name)``.
+
+    Raises:
+        ValueError: Another class has the name already.
+    """
+
+    def register(cls: type[FilterGenerator]) -> type[FilterGenerator]:
+        if GENERATORS.setdefault(name, cls) is not cls:
+            raise ValueError(
+                f"a filter generator {name!r} is registered already: {GENERATORS[name]}; choose another name"
+            )
+        return cls
+
+    return register
+
+
+class FilterGenerator(nn.Module):
+    """The dynamic part of a layer's filters: ``[N, C, H, W] -> [N, m, O, C/groups, kh, kw]``.
+
+    A subclass keeps raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and
+    names in ``linear_in`` the one that its output is linear in: at zero, the dynamic part has no effect and learns.
+    ``initial_share`` is the part of a fresh layer's filter variance that it gets beside a static kernel.
+
+    Args:
+        in_channels: C.
+        filter_shape: (O, C/groups, kh, kw) of one filter bank.
+        num_regions: m.
+    """
+
+    linear_in: str
+    initial_share: float = 0.5
+
+    def __init__(self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int):
+        super().__init__()
+        self.in_channels = in_channels
+        self.filter_shape = filter_shape
+        self.num_regions = num_regions
+
+    def reset_parameters(self, std: float) -> None:
+        """Initialises in place so that every generated filter has standard deviation ``std``, and regions differ."""
+        raise NotImplementedError
+
+    def silent_state(self) -> dict[str, Tensor]:
+        """A state of this generator that has no effect yet and trains away from that."""
+        state = {name: value.detach() for name, value in self.named_parameters()}
+        state[self.linear_in] = torch.zeros_like(state[self.linear_in])
+        return state
+
+
+@register_generator("mixture")
+class MixtureGenerator(FilterGenerator):
+    """Region filters as mixtures of K base kernels (the authors' code).
+
+    ``W_j = sum_k a_jk B_k`` with ``a = 2 * sigmoid(linear(mean(x))) / K``.
+
+    Args:
+        in_channels: C.
+        filter_shape: (O, C/groups, kh, kw) of one filter bank.
+        num_regions: m.
+        num_kernels: K.
+    """
+
+    linear_in = "kernels"
+
+    def __init__(
+        self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int, num_kernels: int = 8
+    ):
+        super().__init__(in_channels, filter_shape, num_regions)
+        if isinstance(num_kernels, bool) or not isinstance(num_kernels, int) or num_kernels < 1:
+            raise ValueError(f"num_kernels must be an integer of at least 1, got {num_kernels!r}")
+        self.num_kernels = num_kernels
+        self.kernels = nn.Parameter(torch.empty(num_kernels, *filter_shape))
+        self.routing_weight = nn.Parameter(torch.empty(num_regions * num_kernels, in_channels))
+        self.routing_bias = nn.Parameter(torch.empty(num_regions * num_kernels))
+
+    def reset_parameters(self, std: float) -> None:
+        """See the base class."""
+        # Logits of std 1 whatever the input: with the authors' 0.01 all regions start with nearly the same mixture.
+        nn.init.normal_(self.routing_bias)
+        nn.init.normal_(self.routing_weight, std=0.01)
+        nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID)) ** 0.5)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See the base class."""
+        logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
+        mixing = 2 * logits.sigmoid() / self.num_kernels
+        filters = mixing.view(-1, self.num_kernels) @ self.kernels.flatten(1)
+        return filters.view(-1, self.num_regions, *self.filter_shape)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        kernels = state_dict.get(prefix + "kernels")
+        if kernels is not None and kernels.shape[1:] == self.filter_shape and len(kernels) != self.num_kernels:
+            args[-1].append(
+                f"{prefix}kernels: the checkpoint has num_kernels={len(kernels)} and the model {self.num_kernels}; "
+                f"build it with generator=dict(type='mixture', num_kernels={len(kernels)})"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@register_generator("pooled")
+class PooledGenerator(FilterGenerator):
+    """Region filters from the input pooled to the kernel's size (the paper, section 3.3).
+
+    Adaptive average pooling to kh x kw, a 1x1 convolution to m*m channels, sigmoid, and a 1x1 convolution of m groups
+    to m*O*C/groups channels.
+    """
+
+    linear_in = "expand_weight"
+    # All taps of a fresh filter are nearly equal here, since they share the weights and the pooled means are alike.
+    # Such a filter adds up what neighbours have in common: up to kh * kw times the variance of independent taps.
+    initial_share = 0.02
+
+    def __init__(self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int):
+        super().__init__(in_channels, filter_shape, num_regions)
+        out_channels, group_channels = filter_shape[:2]
+        self.squeeze_weight = nn.Parameter(torch.empty(num_regions**2, in_channels, 1, 1))
+        self.squeeze_bias = nn.Parameter(torch.empty(num_regions**2))
+        self.expand_weight = nn.Parameter(torch.empty(num_regions * out_channels * group_channels, num_regions, 1, 1))
+
+    def reset_parameters(self, std: float) -> None:
+        """See the base class."""
+        nn.init.normal_(self.squeeze_bias)
+        nn.init.normal_(self.squeeze_weight, std=0.01)
+        nn.init.normal_(self.expand_weight, std=std * (self.num_regions * _MEAN_SQUARE_SIGMOID) ** -0.5)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See the base class."""
+        pooled = F.adaptive_avg_pool2d(input, self.filter_shape[2:])
+        hidden = F.conv2d(pooled, self.squeeze_weight, self.squeeze_bias).sigmoid()
+        filters = F.conv2d(hidden, self.expand_weight, groups=self.num_regions)
+        return filters.reshape(-1, self.num_regions, *self.filter_shape)
+
+
+def build_generator(
+    config: str | dict, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int
+) -> FilterGenerator:
+    """A generator from its name, or from ``dict(type=name, ...)`` with its own arguments.
+
+    Raises:
+        ValueError: There is no generator of that name, or it has no such argument.
+    """
+    arguments = {"type": config} if isinstance(config, str) else dict(config)
+    name = arguments.pop("type", "mixture")
+    if name not in GENERATORS:
+        near = difflib.get_close_matches(str(name), GENERATORS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"generator={name!r} is not known; choose one of {sorted(GENERATORS)}{hint}")
+    try:
+        return GENERATORS[name](in_channels, filter_shape, num_regions, **arguments)
+    except TypeError as error:
+        raise ValueError(f"generator {name!r} does not take {sorted(arguments)}: {error}") from error

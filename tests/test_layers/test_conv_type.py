@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import importlib
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule, build_conv_layer
+from mmengine import MODELS, Config
+from torch import nn
+
+import drconv_mm
+from drconv_mm import DRConv, DRConv2d
+from drconv_mm.layers.build_report import _report_pending
+
+
+def kinds(**config):
+    def dynamic(*args, **kwargs):
+        return isinstance(DRConv(*args, **kwargs, **config), DRConv2d)
+
+    return dynamic
+
+
+def test_default_takes_dense_convolutions_under_the_cap():
+    dynamic = kinds()
+    assert dynamic(64, 64, 3) and dynamic(5, 8, 1)
+    assert not dynamic(3, 64, 7), "the image itself"
+    assert not dynamic(256, 256, 3), "over the cap"
+    assert not dynamic(64, 64, 3, groups=64), "depthwise"
+    assert not dynamic(64, 64, 3, groups=2), "grouped"
+
+
+def test_apply_to_chooses_by_geometry():
+    assert kinds(apply_to=dict(max_filter_numel=10**7))(256, 256, 3)
+    assert kinds(apply_to=dict(depthwise=True))(64, 64, 3, groups=64)
+    assert kinds(apply_to=dict(grouped=True))(64, 64, 3, groups=2)
+    assert kinds(apply_to=dict(min_in_channels=1))(3, 8, 3)
+    only = kinds(apply_to=dict(kernel_size=[1, (3, 3)]))
+    assert only(8, 8, 1) and only(8, 8, 3) and not only(8, 8, (1, 3))
+    assert kinds(num_regions=2)(64, 128, 3) and not kinds(num_regions=16)(64, 128, 3), "the cap counts m"
+
+
+def test_unknown_key_is_named():
+    with pytest.raises(ValueError, match="apply_to has no key 'kernel_sizes'.*did you mean 'kernel_size'"):
+        DRConv(8, 8, 3, apply_to=dict(kernel_sizes=3))
+
+
+def test_fallback():
+    assert type(DRConv(3, 8, 3)) is nn.Conv2d
+    layer = DRConv(3, 8, 3, stride=2, bias=False, fallback=dict(type="ConvAWS"))
+    assert type(layer).__name__ == "ConvAWS2d" and layer.stride == (2, 2) and layer.bias is None
+
+
+@pytest.mark.parametrize("conv_type", ["drconv_mm.DRConv", "DRConv", DRConv], ids=str)
+def test_every_way_to_name_it(conv_type):
+    assert isinstance(build_conv_layer(dict(type=conv_type, num_regions=3), 8, 8, 3, bias=False), DRConv2d)
+
+
+def test_new_style_python_config(tmp_path):
+    (tmp_path / "new.py").write_text(
+        "from mmengine.config import read_base\nfrom drconv_mm import DRConv\nconv_cfg = dict(type=DRConv, num_regions=4)\n"
+    )
+    config = Config.fromfile(tmp_path / "new.py", lazy_import=True)
+    assert build_conv_layer(config.conv_cfg, 8, 8, 3).num_regions == 4
+
+
+def test_dcn_key_of_a_bottleneck_resnet():
+    from mmdet.models.backbones import ResNet
+
+    net = ResNet(
+        50,
+        base_channels=8,
+        dcn=dict(type="drconv_mm.DRConv"),
+        stage_with_dcn=(False, True, True, False),
+    )
+    dynamic = [name for name, module in net.named_modules() if isinstance(module, DRConv2d)]
+    assert dynamic and all(name.endswith("conv2") and name.startswith(("layer2", "layer3")) for name in dynamic)
+
+
+def test_conv_module_shows_what_mm_code_reads():
+    module = ConvModule(8, 16, 3, stride=2, padding=1, conv_cfg=dict(type="drconv_mm.DRConv"), norm_cfg=dict(type="BN"))
+    assert isinstance(module.conv, DRConv2d)
+    for name in [
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "transposed",
+        "output_padding",
+    ]:
+        assert hasattr(module.conv, name)
+    assert (module.in_channels, module.stride, module.transposed) == (8, (2, 2), False)
+    assert module(torch.randn(2, 8, 9, 9)).shape == (2, 16, 5, 5)
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What the log says, from a clean slate."""
+    from mmengine.logging import MMLogger
+
+    _report_pending(None, ())
+    caplog.clear()
+    logger = MMLogger.get_instance("test_conv_type")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_log_says_once_what_became_dynamic(log):
+    layers = nn.Sequential(DRConv(3, 8, 3), DRConv(8, 16, 3), DRConv(16, 16, 1), DRConv(16, 512, 9))
+    layers(torch.randn(1, 3, 20, 20))
+    layers(torch.randn(1, 3, 20, 20))
+    (record,) = [record for record in log.records if "drconv_mm" in record.getMessage()]
+    text = record.getMessage()
+    parameters = sum(p.numel() for p in [*layers[1].parameters(), *layers[2].parameters()])
+    megabytes = 8 * (16 * 8 * 9 + 16 * 16) * 4 / 1e6
+    assert "2 of 4 convolutions are DRConv (m=8, mixture)" in text
+    assert f"{parameters / 1e6:.2f}M parameters" in text
+    assert f"{megabytes:.2f} MB of generated filters an image" in text
+    assert "min_in_channels=5" in text and "max_filter_numel=524288" in text
+
+
+def test_warning_where_nothing_became_dynamic(log):
+    layers = nn.Sequential(DRConv(3, 8, 3), DRConv(8, 8, 3, groups=8))
+    layers(torch.randn(1, 3, 9, 9))
+    (record,) = [record for record in log.records if "drconv_mm" in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "none of 2 convolutions became DRConv" in record.getMessage()
+    assert "depthwise=False" in record.getMessage() and "apply_to" in record.getMessage()
+
+
+def test_a_users_own_drconv_does_not_break_the_import():
+    code = """
+import warnings, torch
+from mmengine import MODELS
+@MODELS.register_module()
+class DRConv(torch.nn.Conv2d):
+    pass
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import drconv_mm
+assert any("drconv_mm.DRConv" in str(w.message) for w in caught), caught
+assert MODELS.get('DRConv') is DRConv
+from mmcv.cnn import build_conv_layer
+assert type(build_conv_layer(dict(type='drconv_mm.DRConv'), 8, 8, 3)) is drconv_mm.DRConv2d
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_registered_in_mmengine():
+    assert MODELS.get("DRConv") is drconv_mm.DRConv
+    importlib.import_module("drconv_mm")
+
+
+def test_import_needs_torch_and_numpy_alone():
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cv2', 'matplotlib'}:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Block())
+import torch, drconv_mm
+assert drconv_mm.DRConv(8, 8, 3)(torch.randn(1, 8, 5, 5)).shape == (1, 8, 3, 3)
+model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3))
+assert list(drconv_mm.convert(model)) == ['0']
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
