@@ -5,3 +5,10 @@ from .ops import region_conv2d
 from .version import __version__
 
 __all__ = ["DRConv", "DRConv2d", "Retrofit", "__version__", "convert", "region_conv2d"]
+
+try:
+    from .engine.hooks import RegionStatsHook, RegionVisHook
+except ImportError:  # without mmengine and OpenCV there is nothing to hook into
+    pass
+else:
+    __all__ += ["RegionStatsHook", "RegionVisHook"]

@@ -1,5 +1,5 @@
-# RetinaNet with ResNet-18, small enough to train from scratch in minutes on two CPU cores: images of 160x120, a neck and
-# a head of 64 channels. A config that stands on it sets the data and `num_classes`.
+# RetinaNet with ResNet-18, small enough to train from scratch in minutes on two CPU cores: images of 160x120, a neck
+# and a head of 64 channels. A config that stands on it sets the data and `num_classes`.
 default_scope = "mmdet"
 
 model = dict(
@@ -22,7 +22,12 @@ model = dict(
         style="pytorch",
     ),
     neck=dict(
-        type="FPN", in_channels=[64, 128, 256, 512], out_channels=64, start_level=1, add_extra_convs="on_input", num_outs=4
+        type="FPN",
+        in_channels=[64, 128, 256, 512],
+        out_channels=64,
+        start_level=1,
+        add_extra_convs="on_input",
+        num_outs=4,
     ),
     bbox_head=dict(
         type="RetinaHead",
@@ -37,9 +42,7 @@ model = dict(
             ratios=[0.5, 1.0, 2.0],
             strides=[8, 16, 32, 64],
         ),
-        bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder", target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[1.0, 1.0, 1.0, 1.0]
-        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[1.0, 1.0, 1.0, 1.0]),
         loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type="L1Loss", loss_weight=1.0),
     ),

@@ -206,9 +206,9 @@ def _backward(
     backend: str,
     wanted: list[bool],
 ) -> list[Tensor]:
-    empty = _empty_gradients(input, filters, guide, wanted)
+    like = _wanted((input, filters, guide), wanted)
     if input.shape[0] == 0:
-        return [grad.zero_() for grad in empty]
+        return [torch.zeros_like(tensor) for tensor in like]
     geometry, num_regions = _geometry(stride, padding, dilation, groups), filters.shape[1]
     # One region has no choice to make: its softmax is constant.
     needed = (wanted[0], wanted[1], wanted[2] and num_regions > 1)
@@ -218,11 +218,13 @@ def _backward(
         grads[2] = guide_grad_scale * soft * (grads[2] - (soft * grads[2]).sum(1, keepdim=True))
     elif wanted[2]:
         grads[2] = torch.zeros_like(guide)
-    return [blank.copy_(grad) for blank, grad in zip(empty, _wanted(grads, wanted), strict=True)]
+    return [_laid_out_like(tensor, grad) for tensor, grad in zip(like, _wanted(grads, wanted), strict=True)]
 
 
-def _empty_gradients(input: Tensor, filters: Tensor, guide: Tensor, wanted: list[bool]) -> list[Tensor]:
-    return [torch.empty_like(tensor) for tensor in _wanted((input, filters, guide), wanted)]
+def _laid_out_like(tensor: Tensor, grad: Tensor) -> Tensor:
+    """``grad`` in the dtype and strides that the fake operator promises."""
+    promised = torch.empty_like(tensor)
+    return grad if (grad.dtype, grad.stride()) == (promised.dtype, promised.stride()) else promised.copy_(grad)
 
 
 def _wanted(items, wanted: list[bool]) -> list[Tensor]:
@@ -231,7 +233,7 @@ def _wanted(items, wanted: list[bool]) -> list[Tensor]:
 
 @_backward.register_fake
 def _(grad_output, input, filters, guide, stride, padding, dilation, groups, guide_grad_scale, backend, wanted):
-    return _empty_gradients(input, filters, guide, wanted)
+    return [torch.empty_like(tensor) for tensor in _wanted((input, filters, guide), wanted)]
 
 
 def _save_for_backward(ctx, inputs, output) -> None:

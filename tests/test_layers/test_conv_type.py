@@ -59,9 +59,7 @@ def test_every_way_to_name_it(conv_type):
 
 
 def test_new_style_python_config(tmp_path):
-    (tmp_path / "new.py").write_text(
-        "from mmengine.config import read_base\nfrom drconv_mm import DRConv\nconv_cfg = dict(type=DRConv, num_regions=4)\n"
-    )
+    (tmp_path / "new.py").write_text("from drconv_mm import DRConv\nconv_cfg = dict(type=DRConv, num_regions=4)\n")
     config = Config.fromfile(tmp_path / "new.py", lazy_import=True)
     assert build_conv_layer(config.conv_cfg, 8, 8, 3).num_regions == 4
 

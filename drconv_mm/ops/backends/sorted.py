@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from ..geometry import Geometry
 
 # Numbers in the patches of one product: they stay in a CPU's cache, and the extra memory does not depend on m.
-_CHUNK_NUMEL = 1 << 18
+_CHUNK_NUMEL = 1 << 19
+# Up to this many numbers PyTorch takes its own slow convolution in place of oneDNN's.
+_ONEDNN_NUMEL = 20480
 
 
 def why_not(device: torch.device) -> str | None:
@@ -41,17 +43,20 @@ def _chunks(counts: list[int], rows: int) -> Iterator[tuple[int, slice]]:
     """(filter bank, slice of the sorted positions) with at most ``rows`` positions each."""
     start = 0
     for bank, count in enumerate(counts):
-        for offset in range(0, count, rows):
-            yield bank, slice(start + offset, start + min(offset + rows, count))
-        start += count
+        stop = start + count
+        # Even parts: a small rest would cost nearly as much as a whole one.
+        for part in range(parts := -(-count // rows), 0, -1):
+            end = stop - count * (part - 1) // parts
+            yield bank, slice(start, end)
+            start = end
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, groups: int) -> torch.Tensor:
     """[R, groups*I] times [groups*O, I] -> [R, groups*O], group by group."""
-    if rows.is_cuda:
-        # The number of rows varies from step to step: cuDNN would search an algorithm for each.
-        split = weight.view(groups, -1, weight.shape[1])
-        return torch.einsum("rgi,goi->rgo", rows.view(len(rows), groups, -1), split).flatten(1)
+    if rows.is_cuda or rows.numel() <= _ONEDNN_NUMEL:
+        # On a GPU the changing number of rows would make cuDNN search an algorithm for each.
+        split = rows.view(len(rows), groups, -1).transpose(0, 1)
+        return (split @ weight.view(groups, -1, weight.shape[1]).mT).transpose(0, 1).reshape(len(rows), -1)
     # As a 1x1 convolution of a channels_last picture: oneDNN's is up to twice as fast as the BLAS behind torch.mm.
     picture = rows.view(1, len(rows), 1, -1).permute(0, 3, 1, 2)
     return F.conv2d(picture, weight[:, :, None, None], groups=groups).permute(0, 2, 3, 1).reshape(len(rows), -1)
@@ -129,6 +134,29 @@ def forward(input: torch.Tensor, filters: torch.Tensor, regions: torch.Tensor, g
     return output.view(*regions.shape, -1).permute(0, 3, 1, 2)
 
 
+def _response(grad_output: torch.Tensor, input: torch.Tensor, filters: torch.Tensor, geometry: Geometry):
+    """What every filter bank gives at every position, times the gradient there: [N, m, Ho, Wo].
+
+    No cheaper exact form than m convolutions is known. A few banks at a time, so that memory does not depend on m.
+    """
+    groups, num_regions, out_channels = geometry.groups, filters.shape[1], filters.shape[2]
+    response = grad_output.new_empty(len(input), num_regions, *grad_output.shape[2:], dtype=_wide(input.dtype))
+    grads = grad_output.unflatten(1, (groups, 1, -1))
+    samples = [slice(n, n + 1) for n in range(len(input))] if filters.shape[0] > 1 else [slice(None)]
+    for n, sample in enumerate(samples):
+        together = max(1, _CHUNK_NUMEL // grads[sample].numel())
+        for first in range(0, num_regions, together):
+            banks = slice(first, min(first + together, num_regions))
+            # Group by group, as the convolution's output channels must be.
+            weight = filters[n, banks].unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 2)
+            answers = F.conv2d(
+                input[sample], weight, None, geometry.stride, geometry.padding, geometry.dilation, groups
+            )
+            answers = answers.unflatten(1, (groups, -1, out_channels // groups))
+            response[sample, banks] = (answers * grads[sample]).sum((1, 3), dtype=response.dtype)
+    return response
+
+
 def backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
@@ -138,41 +166,36 @@ def backward(
     wanted: tuple[bool, bool, bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
-    groups, num_regions, out_channels = geometry.groups, filters.shape[1], filters.shape[2]
     want_input, want_filters, want_response = wanted
+    input = input.contiguous(memory_format=torch.channels_last)
+    grad_output = grad_output.contiguous(memory_format=torch.channels_last)
+    response = _response(grad_output, input, filters, geometry) if want_response else None
+    if not (want_input or want_filters):
+        return None, None, response
     patches = _Patches(input, filters.shape[-2:], geometry, regions.shape[1:])
     weights = patches.weights(filters)
-    order, counts = _segments(regions, num_regions, filters.shape[0] > 1)
+    order, counts = _segments(regions, filters.shape[1], filters.shape[0] > 1)
     corners = patches.corners[order]
-    grad_rows = grad_output.permute(0, 2, 3, 1).reshape(-1, out_channels)
+    grad_rows = grad_output.permute(0, 2, 3, 1).reshape(-1, filters.shape[2])
     # Sums over many positions are kept in fp32 at least, whatever the images' precision.
-    wide = torch.float64 if input.dtype is torch.float64 else torch.float32
-    grad_input = torch.zeros_like(patches.rows, dtype=wide) if want_input else None
-    grad_weights = torch.zeros_like(weights, dtype=wide) if want_filters else None
-    response = torch.empty(len(order), num_regions, dtype=wide, device=input.device) if want_response else None
+    grad_input = torch.zeros_like(patches.rows, dtype=_wide(input.dtype)) if want_input else None
+    grad_weights = torch.zeros_like(weights, dtype=_wide(input.dtype)) if want_filters else None
     for bank, chunk in _chunks(counts, max(1, _CHUNK_NUMEL // patches.width)):
-        positions = order[chunk]
-        grads = grad_rows.index_select(0, positions)
+        grads = grad_rows.index_select(0, order[chunk])
         places = patches.places(corners[chunk])
         if want_input:
-            grad_patches = _product(grads, _transposed(weights[bank], groups), groups)
+            grad_patches = _product(grads, _transposed(weights[bank], geometry.groups), geometry.groups)
             patches.scatter_add(grad_input, places, grad_patches)
-        if not (want_filters or want_response):
-            continue
-        rows = patches.gather(places)
         if want_filters:
-            by_group = rows.view(len(rows), groups, -1), grads.view(len(rows), groups, -1)
-            grad_weights[bank] += torch.einsum("rgi,rgo->goi", *by_group).reshape(grad_weights[bank].shape)
-        if want_response:
-            sample = bank - bank % num_regions
-            for j in range(num_regions):
-                answers = _product(rows, weights[sample + j], groups)
-                response[positions, j] = (answers * grads).sum(1, dtype=wide)
+            rows, grads = (t.view(len(t), geometry.groups, -1).transpose(0, 1) for t in (patches.gather(places), grads))
+            grad_weights[bank] += (grads.mT @ rows).view(grad_weights[bank].shape)
     if want_input:
         grad_input = grad_input.view(patches.shape)[patches.inner].permute(0, 3, 1, 2).to(input.dtype)
     if want_filters:
-        kernel = filters.shape[-2:]
-        grad_weights = grad_weights.view(*filters.shape[:3], *kernel, -1).permute(0, 1, 2, 5, 3, 4).to(filters.dtype)
-    if want_response:
-        response = response.view(*regions.shape, num_regions).permute(0, 3, 1, 2)
+        banks = grad_weights.view(*filters.shape[:3], *filters.shape[-2:], -1)
+        grad_weights = banks.permute(0, 1, 2, 5, 3, 4).to(filters.dtype)
     return grad_input, grad_weights, response
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype is torch.float64 else torch.float32

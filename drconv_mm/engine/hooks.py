@@ -1,0 +1,135 @@
+"""Hooks for the toolboxes' configs: how the regions are used while training, and how they look."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..layers.drconv import DRConv2d, observe_regions
+from .regions import RegionRecorder, region_entropy, region_shares
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+@HOOKS.register_module()
+class RegionStatsHook(Hook):
+    """Logs each DRConv layer's share of each region and their entropy, and warns of a layer that uses one region.
+
+    ``custom_hooks = [dict(type='drconv_mm.RegionStatsHook')]``. Scalars ``region/<layer>/entropy`` (in units of
+    log m) and ``region/<layer>/share_<j>`` go to the log and the visualizer. A layer in which one region got every
+    pixel for a whole epoch is a standard convolution with detours: the warning says what to try.
+
+    Args:
+        interval: Iterations between two observations; each costs one argmax a layer.
+        shares: Whether the shares are logged beside the entropy.
+    """
+
+    priority = "BELOW_NORMAL"  # before LoggerHook writes
+
+    def __init__(self, interval: int = 50, shares: bool = True):
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1 iteration, got {interval!r}")
+        self.interval = interval
+        self.shares = shares
+        self._counts: dict[str, Tensor] = {}
+        self._epoch_counts: dict[str, Tensor] = {}
+        self._stack = ExitStack()
+
+    def _observe(self, name: str, regions: Tensor, num_regions: int) -> None:
+        counts = torch.bincount(regions.flatten(), minlength=num_regions)
+        self._counts[name] = self._counts.get(name, 0) + counts
+
+    def before_train(self, runner: Runner) -> None:
+        """Says so where there is nothing to observe."""
+        if not any(isinstance(module, DRConv2d) for module in runner.model.modules()):
+            runner.logger.warning("RegionStatsHook: the model has no DRConv layer, there is nothing to log")
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begins the epoch's counts."""
+        self._epoch_counts.clear()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Begins to observe, every ``interval`` iterations and in an epoch's first."""
+        if batch_idx % self.interval == 0:
+            self._stack.enter_context(observe_regions(_bare(runner.model), self._observe))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Logs what was observed."""
+        self._stack.close()
+        for name, counts in self._counts.items():
+            all_reduce(counts)
+            self._epoch_counts[name] = self._epoch_counts.get(name, 0) + counts
+            shares = region_shares(counts.cpu())
+            scalars = {f"region/{name}/entropy": region_entropy(shares)}
+            if self.shares:
+                scalars.update({f"region/{name}/share_{j}": float(share) for j, share in enumerate(shares)})
+            for key, value in scalars.items():
+                runner.message_hub.update_scalar(f"train/{key}", value)
+        self._counts.clear()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Sums up the epoch in one line a layer, and warns where one region had it all."""
+        for name, counts in self._epoch_counts.items():
+            shares = region_shares(counts.cpu())
+            line = f"{name}: region entropy {region_entropy(shares):.2f} log m, shares " + " ".join(
+                f"{share:.2f}" for share in shares
+            )
+            if len(shares) > 1 and shares.max() == 1:
+                runner.logger.warning(
+                    f"{line}. One region got every pixel for the whole epoch: the layer works as a standard "
+                    "convolution. Try a larger guide_grad_scale, a larger guide_kernel_size, or leave the layer out"
+                )
+            else:
+                runner.logger.info(line)
+
+
+@HOOKS.register_module()
+class RegionVisHook(Hook):
+    """Draws the region maps beside the image while validating or testing.
+
+    ``custom_hooks = [dict(type='drconv_mm.RegionVisHook')]``. Pictures go to the visualizer as
+    ``regions_<val or test>_<batch>``; its usual backend writes them to ``vis_data/vis_image/`` of the log folder.
+
+    Args:
+        interval: Batches between two pictures.
+        max_images: Pictures of one validation or test at most.
+        layers: Names of the layers to draw; None for all.
+        max_layers: Layers in one picture at most, spread evenly over the model.
+    """
+
+    def __init__(self, interval: int = 50, max_images: int = 8, layers: list[str] | None = None, max_layers: int = 11):
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1 batch, got {interval!r}")
+        self.interval = interval
+        self.max_images = max_images
+        self.layers = layers
+        self.max_layers = max_layers
+        self._recorder: RegionRecorder | None = None
+
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch=None, mode: str = "train") -> None:
+        if mode == "train" or batch_idx % self.interval or batch_idx // self.interval >= self.max_images:
+            return
+        self._recorder = RegionRecorder(_bare(runner.model), self.layers, self.max_layers)
+        self._recorder.__enter__()
+
+    def _after_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None, mode: str = "train") -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            return
+        recorder.__exit__()
+        if not recorder.regions:
+            runner.logger.warning("RegionVisHook: no DRConv layer ran, there is nothing to draw")
+            return
+        picture = recorder.picture(data_batch["inputs"][0])
+        runner.visualizer.add_image(f"regions_{mode}_{batch_idx}", picture, step=runner.iter)

@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+"""Draw how the DRConv layers of a trained model divide images: the image, then each layer's region map over it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+
+import drconv_mm  # noqa: F401  (registers the conv type for configs that name it DRConv)
+from drconv_mm.engine.regions import RegionRecorder, save_picture
+from drconv_mm.layers import DRConv2d
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config of the model (mmdet, mmseg or mmpretrain)")
+    parser.add_argument("checkpoint", help="its checkpoint")
+    parser.add_argument("images", nargs="+", help="images, or folders of them")
+    parser.add_argument("--out-dir", default="regions", help="folder for the pictures (default: %(default)s)")
+    parser.add_argument("--layers", nargs="+", metavar="NAME", help="layers to draw (default: up to 11 of all)")
+    parser.add_argument("--max-images", type=int, default=20, help="images to draw at most (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="device (default: %(default)s)")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, help="override settings of the config, as key=value"
+    )
+    return parser.parse_args()
+
+
+def find_images(paths: list[str]) -> list[Path]:
+    """The images named, and those in the folders named, in order."""
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            sys.exit(f"{path}: there is no such image or folder")
+        found += [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        sys.exit(f"{', '.join(paths)}: no image with a suffix of {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def test_pipeline(config: Config) -> Compose:
+    """The config's own test pipeline, without the steps that read annotations."""
+    steps = [step for step in config.test_dataloader.dataset.pipeline if "Annotations" not in str(step["type"])]
+    from mmengine.registry import TRANSFORMS
+
+    return Compose([TRANSFORMS.build(step) for step in steps])
+
+
+def main() -> None:
+    """Draws."""
+    args = parse_args()
+    images = find_images(args.images)[: args.max_images]
+    config = Config.fromfile(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    init_default_scope(config.get("default_scope", "mmdet"))
+    model = MODELS.build(config.model)
+    layers = [name for name, module in model.named_modules() if isinstance(module, DRConv2d)]
+    if not layers:
+        sys.exit(
+            f"{args.config}: the model has no DRConv layer. If it was trained with a key on the command line, give "
+            "that here too: --cfg-options model.backbone.conv_cfg.type=drconv_mm.DRConv"
+        )
+    unknown = sorted(set(args.layers or []) - set(layers))
+    if unknown:
+        sys.exit(f"--layers {' '.join(unknown)}: no such DRConv layer; there are {', '.join(layers)}")
+    load_checkpoint(model, args.checkpoint, map_location="cpu", strict=True)
+    model.to(args.device).eval()
+    pipeline = test_pipeline(config)
+    for number, path in enumerate(images, 1):
+        data = pseudo_collate([pipeline(dict(img_path=str(path), img_id=0))])
+        with RegionRecorder(model, args.layers) as recorder, torch.no_grad():
+            model.test_step(data)
+        out = Path(args.out_dir) / f"{path.stem}.png"
+        save_picture(out, recorder.picture(data["inputs"][0]))
+        print(f"[{number}/{len(images)}] {out}")
+
+
+if __name__ == "__main__":
+    main()
