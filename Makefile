@@ -1,0 +1,41 @@
+# `make` lists the targets. Each sets the environment up first, which takes seconds once it is there.
+VENV ?= .venv
+export VENV
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow lint format benchmark constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: ## make .venv: PyTorch, the OpenMMLab toolboxes, this project
+	@tools/setup_env.sh
+
+demo: env ## train and evaluate a standard and a DRConv detector on generated scenes (under 6 minutes)
+	@$(BIN)/python tools/demo.py
+
+test: env lint ## lint and every test that takes seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: env ## the tests that train for minutes
+	$(BIN)/python -m pytest -m slow -s
+
+lint: env ## ruff and codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+format: env ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: env ## time the operator against conv2d
+	$(BIN)/python tools/benchmark_op.py --shapes pointwise resnet18-layer1 shufflenet-stage3
+
+constraints: env ## write the versions that are installed to constraints.txt
+	@( echo "# Versions that were tested together, beside the pins of setup.cfg. Made with \`make constraints\`."; \
+	   $(BIN)/pip freeze --exclude-editable | grep -vE '^(nvidia|cuda|triton|torch|onedl|psutil|ninja|.*@ )' ) > constraints.txt
+
+clean: ## remove what runs leave behind, not .venv
+	rm -rf work_dirs data/sample_detection build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,42 @@
+# Generated scenes: python -m drconv_mm.datasets.sample_detection data/sample_detection
+_base_ = "../_base_/retinanet_r18_fpn_160x120.py"
+
+data_root = "data/sample_detection/"
+metainfo = dict(classes=("stripes_above", "stripes_below", "stripes_core", "stripes_rim"))
+model = dict(bbox_head=dict(num_classes=4))
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    batch_sampler=dict(type="AspectRatioBatchSampler"),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_train.json",
+        data_prefix=dict(img="train/"),
+        metainfo=metainfo,
+        filter_cfg=dict(filter_empty_gt=True, min_size=0),
+        pipeline={{_base_.train_pipeline}},
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_val.json",
+        data_prefix=dict(img="val/"),
+        metainfo=metainfo,
+        test_mode=True,
+        pipeline={{_base_.test_pipeline}},
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="CocoMetric", ann_file=data_root + "annotations/instances_val.json", metric="bbox")
+test_evaluator = val_evaluator

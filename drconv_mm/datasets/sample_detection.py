@@ -1,0 +1,209 @@
+"""A sample detection data set in COCO format, drawn by this module: deterministic, in seconds, without a network.
+
+Scenes of textured objects before a textured ground. Every object has a striped part and another part; the four classes
+differ only by *where* the stripes are (above, below, in the core, along the rim). Shapes, colours and textures come
+from one pool, so that nothing else tells the classes apart. Objects cover one another, and some scenes hold a heap of
+tiny objects that is annotated as one crowd.
+
+``python -m drconv_mm.datasets.sample_detection data/sample_detection``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CLASSES = ("stripes_above", "stripes_below", "stripes_core", "stripes_rim")
+PALETTE = [(230, 85, 13), (49, 130, 189), (49, 163, 84), (117, 107, 177)]
+SPLITS = ("train", "val")
+# An object that is covered more than this much is not placed.
+_MIN_VISIBLE = 0.4
+
+
+def generate_sample_detection(
+    root: str | Path, num_train: int = 240, num_val: int = 60, size: tuple[int, int] = (160, 120), seed: int = 0
+) -> Path:
+    """Writes the data set, or finds it there already.
+
+    Args:
+        root: Folder to make: ``annotations/instances_{train,val}.json``, ``train/*.png``, ``val/*.png``, ``meta.json``.
+        num_train: Images to train on.
+        num_val: Images to evaluate on.
+        size: (width, height) of an image, pixels, at least 32 each.
+        seed: Seed; the same arguments give the same bytes, and image i does not depend on how many there are.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        ValueError: An argument out of range.
+        FileExistsError: ``root`` holds something else.
+    """
+    for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("size", min(size), 32)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    root = Path(root)
+    meta = {"num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed, "version": 1}
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        found = root / "meta.json"
+        if found.is_file() and json.loads(found.read_text()) == meta:
+            return root
+        raise FileExistsError(f"{root} holds something else than this data set; remove it or name another folder")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and renamed: a run that is killed leaves nothing that looks whole.
+    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        draft.chmod(0o755)
+        for split, count in zip(SPLITS, (num_train, num_val), strict=True):
+            _write_split(draft, split, count, size, seed)
+        (draft / "meta.json").write_text(json.dumps(meta))
+        if root.exists():
+            root.rmdir()
+        draft.rename(root)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return root
+
+
+def _write_split(folder: Path, split: str, count: int, size: tuple[int, int], seed: int) -> None:
+    images, annotations = [], []
+    (folder / split).mkdir()
+    (folder / "annotations").mkdir(exist_ok=True)
+    for index in range(count):
+        picture, objects = _scene(np.random.default_rng([seed, SPLITS.index(split), index]), size)
+        name = f"{index:06d}.png"
+        (folder / split / name).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        images.append({"id": index, "file_name": name, "width": size[0], "height": size[1]})
+        for mask, label, crowd in objects:
+            annotation = _annotation(mask, label, crowd)
+            if annotation is not None:
+                annotations.append({"id": len(annotations) + 1, "image_id": index, **annotation})
+    categories = [{"id": i + 1, "name": name, "supercategory": "object"} for i, name in enumerate(CLASSES)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+
+
+def _annotation(mask: np.ndarray, label: int, crowd: bool) -> dict | None:
+    """The visible part of an object as COCO has it, or None if nothing is left that a polygon can hold."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if crowd:
+        segmentation = _run_lengths(mask)
+    else:
+        # Contours run through pixel centres and lose slivers: four times as large, they hug the pixels' edges.
+        large = cv2.resize(mask.astype(np.uint8), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+        contours = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        segmentation = [((contour.ravel() + 0.5) / 4).tolist() for contour in contours if len(contour) >= 3]
+    if not segmentation:
+        return None
+    left, top = int(columns[0]), int(rows[0])
+    return {
+        "category_id": label + 1,
+        "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+        "area": int(mask.sum()),
+        "iscrowd": int(crowd),
+        "segmentation": segmentation,
+    }
+
+
+def _run_lengths(mask: np.ndarray) -> dict:
+    """COCO's uncompressed run lengths: column by column, beginning with zeros."""
+    changes = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=False))
+    runs = np.diff(np.concatenate([[0], changes, [mask.size]]))
+    return {"size": list(mask.shape), "counts": runs.tolist()}
+
+
+def _scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[tuple[np.ndarray, int, bool]]]:
+    """A picture [H, W, 3] (uint8) and its objects as (visible mask [H, W], class index, crowd), back to front."""
+    width, height = size
+    picture = _background(rng, size)
+    objects: list[tuple[np.ndarray, int, bool]] = []
+    full: list[int] = []
+    if rng.random() < 0.3:
+        label = int(rng.integers(len(CLASSES)))
+        heap = np.zeros((height, width), bool)
+        middle = rng.uniform(0.15, 0.85, 2) * size
+        for _ in range(int(rng.integers(12, 20))):
+            place = middle + rng.normal(0, 0.07, 2) * min(size)
+            heap |= _draw_object(rng, picture, label, place, rng.uniform(0.035, 0.05, 2) * min(size))
+        objects.append((heap, label, True))
+        full.append(int(heap.sum()))
+    for _ in range(int(rng.integers(3, 8))):
+        label, radii = int(rng.integers(len(CLASSES))), rng.uniform(0.1, 0.2, 2) * min(size)
+        before, place = picture.copy(), rng.uniform(0.08, 0.92, 2) * size
+        mask = _draw_object(rng, picture, label, place, radii)
+        left = [earlier & ~mask for earlier, _, _ in objects]
+        if any(part.sum() < _MIN_VISIBLE * whole for part, whole in zip(left, full, strict=True)):
+            picture[:] = before
+            continue
+        objects = [(part, *rest) for part, (_, *rest) in zip(left, objects, strict=True)] + [(mask, label, False)]
+        full.append(int(mask.sum()))
+    noisy = cv2.GaussianBlur(picture, (3, 3), 0.6) + rng.normal(0, 5, picture.shape)
+    return noisy.clip(0, 255).astype(np.uint8), objects
+
+
+def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Sky over ground, each with noise at several scales: [H, W, 3], float32."""
+    width, height = size
+    horizon = rng.uniform(0.25, 0.6) + 0.06 * _noise(rng, (width, 1), (4, 8))[0]
+    ground = np.linspace(0, 1, height)[:, None] > horizon
+    sky, earth = rng.uniform((150, 130, 110), (235, 215, 200)), rng.uniform((40, 60, 60), (110, 140, 150))
+    light = np.linspace(-18, 18, height)[:, None, None]
+    picture = np.where(ground[..., None], earth - light, sky + light)
+    grain = np.where(ground, 22 * _noise(rng, size, (6, 16, 40)), 9 * _noise(rng, size, (3, 6)))
+    return (picture + grain[..., None]).astype(np.float32)
+
+
+def _noise(rng: np.random.Generator, size: tuple[int, int], scales: tuple[int, ...]) -> np.ndarray:
+    """Smooth noise [H, W] of about unit variance: random grids of several resolutions, interpolated and added."""
+    layers = [cv2.resize(rng.normal(size=(scale, scale)), size, interpolation=cv2.INTER_CUBIC) for scale in scales]
+    return np.sum(layers, 0) / len(layers) ** 0.5
+
+
+def _draw_object(
+    rng: np.random.Generator, picture: np.ndarray, label: int, place: np.ndarray, radii: np.ndarray
+) -> np.ndarray:
+    """Draws one object into the picture and returns its mask [H, W]."""
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
+    u, v = (x - place[0]) / radii[0], (y - place[1]) / radii[1]
+    power = rng.choice([2.0, 2.6, 6.0])  # from an ellipse to a rounded box
+    distance = (np.abs(u) ** power + np.abs(v) ** power) ** (1 / power)
+    mask = distance < 1
+    striped = (v < 0, v > 0, distance < 0.66, distance > 0.66)[label]
+    angle, period = rng.uniform(0, np.pi), max(3.0, radii.min() / rng.uniform(2.5, 4))
+    wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
+    spots = np.sin(2 * np.pi * x / (2 * period)) * np.sin(2 * np.pi * y / (2 * period))
+    other = rng.choice([0.0, 0.5]) * spots
+    first, second = rng.uniform(20, 235, (2, 3))
+    if np.abs(first - second).sum() < 160:  # stripes must be seen
+        second = (first + 128) % 256
+    blend = np.where(striped, np.sign(wave), other)[..., None]
+    color = (first + second) / 2 + (first - second) / 2 * blend
+    shade = (14 * (1 - distance.clip(0, 1)) - 7)[..., None]
+    picture[mask] = (color + shade)[mask]
+    return mask
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", help="folder to make")
+    parser.add_argument("--num-train", type=int, default=240, help="images to train on (default: %(default)s)")
+    parser.add_argument("--num-val", type=int, default=60, help="images to evaluate on (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("W", "H"), help="size, pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        root = generate_sample_detection(args.root, args.num_train, args.num_val, tuple(args.size), args.seed)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{error}\n")
+    print(f"{root}: {args.num_train} training and {args.num_val} validation images, classes {', '.join(CLASSES)}")
+
+
+if __name__ == "__main__":
+    main()
