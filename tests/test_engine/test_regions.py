@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from drconv_mm import DRConv2d
+from drconv_mm.engine.regions import (
+    RegionRecorder,
+    color_regions,
+    draw_regions,
+    region_entropy,
+    region_shares,
+    save_picture,
+)
+
+
+def test_entropy_is_in_units_of_log_m():
+    assert region_entropy(region_shares(torch.tensor([5, 5, 5, 5]))) == pytest.approx(1)
+    assert region_entropy(region_shares(torch.tensor([7, 0, 0, 0]))) == 0
+    assert region_entropy(region_shares(torch.tensor([1, 1, 0, 0]))) == pytest.approx(0.5)
+    assert region_entropy(region_shares(torch.tensor([3]))) == 0
+
+
+def test_every_region_has_a_colour_of_its_own():
+    picture = color_regions(np.arange(16, dtype=np.uint8).reshape(4, 4), (4, 4))
+    # Black, the eighth, has no darker shade: it stands for the sixteenth as well.
+    assert len({tuple(pixel) for pixel in picture.reshape(-1, 3)}) == 15
+
+
+def test_recorder_crops_the_padding_away():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.data_preprocessor = Pad()
+            self.conv = DRConv2d(3, 4, 3, padding=1)
+
+        def forward(self, image):
+            return self.conv(self.data_preprocessor(image)["inputs"])
+
+    class Pad(nn.Module):
+        def forward(self, image):
+            return {"inputs": nn.functional.pad(image, (0, 12, 0, 8))}
+
+    model, image = Model(), torch.rand(1, 3, 24, 20) * 255
+    with RegionRecorder(model) as recorder:
+        model(image)
+    assert recorder.regions["conv"][0].shape == (32, 32)
+    picture = recorder.picture(image[0])
+    scale = 240 // 20
+    assert picture.shape == (24 * scale + 18, 2 * 20 * scale, 3)
+    assert model.conv._observer is None and not model.data_preprocessor._forward_hooks
+
+
+def test_picture_has_rows_of_four():
+    image = np.zeros((60, 240, 3), np.uint8)
+    maps = {f"layer{i}": (np.zeros((6, 24), np.uint8), 8) for i in range(5)}
+    assert draw_regions(image, maps).shape == (2 * (60 + 18), 4 * 240, 3)
+
+
+def test_save_picture(tmp_path):
+    save_picture(tmp_path / "a/b.png", np.zeros((4, 4, 3), np.uint8))
+    assert (tmp_path / "a/b.png").stat().st_size > 0
+    with pytest.raises(Exception, match=r"."):
+        save_picture(tmp_path / "a/b.nonsense", np.zeros((4, 4, 3), np.uint8))

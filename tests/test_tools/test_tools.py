@@ -1,0 +1,106 @@
+"""The command lines, as a user runs them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from drconv_mm.datasets.sample_detection import generate_sample_detection
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/detection/retinanet_r18_fpn_sample-160x120.py"
+KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
+
+
+def run(*arguments, cwd=ROOT, check=True):
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.mark.parametrize(
+    "tool", sorted(path.name for path in (ROOT / "tools").glob("*.py") if path.name != "check_env.py")
+)
+def test_help_explains(tool):
+    assert "usage:" in run(f"tools/{tool}", "--help").stdout
+
+
+def test_set_up_explains_itself():
+    done = subprocess.run(
+        ["bash", "tools/setup_env.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "DRCONV_MM_CACHE" in done.stdout
+    done = subprocess.run(["bash", "tools/setup_env.sh", "--fast"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "takes no argument, got '--fast'" in done.stderr
+
+
+def test_set_up_without_python_names_the_remedy(tmp_path):
+    done = subprocess.run(
+        ["bash", "tools/setup_env.sh"],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "VENV": str(tmp_path / "venv"),
+            "PYTHON": "/nowhere/python",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no Python 3.11 was found at PYTHON=/nowhere/python" in done.stderr and "apt-get install" in done.stderr
+
+
+def test_info():
+    text = run("-m", "drconv_mm.info").stdout
+    assert re.search(r"^drconv_mm \d", text) and f"torch {torch.__version__}" in text
+    assert re.search(r"family \[(onedl|openmmlab)\]: mmengine", text)
+    for backend in ("sorted", "dense", "reference"):
+        assert re.search(rf"{backend} +can run", text)
+
+
+def test_get_flops():
+    plain, dynamic = (
+        float(
+            re.search(
+                r"([\d.]+) G multiply-adds", run("tools/get_flops.py", CONFIG, "--shape", 96, 128, *extra).stdout
+            )[1]
+        )
+        for extra in ([], ["--cfg-options", KEY])
+    )
+    assert plain < dynamic < 1.2 * plain
+
+
+def test_benchmark_prints_ratios_and_writes_csv(tmp_path):
+    arguments = ["--shapes", "shufflenet-stage3", "--regions", 2, 4, "--rounds", 3, "--csv", tmp_path / "b.csv"]
+    text = run("tools/benchmark_op.py", *arguments).stdout
+    assert "threads" in text and re.search(r"sorted m=4 / m=2: [\d.]+", text)
+    assert (tmp_path / "b.csv").read_text().startswith("shape,name,median_ms")
+
+
+def test_visualize_regions(tmp_path):
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    generate_sample_detection(tmp_path / "set", 1, 2)
+    config = Config.fromfile(CONFIG)
+    config.model.backbone.conv_cfg = dict(type="drconv_mm.DRConv")
+    init_default_scope("mmdet")
+    torch.save({"state_dict": MODELS.build(config.model).state_dict()}, tmp_path / "w.pth")
+    base = ["tools/visualize_regions.py", CONFIG, tmp_path / "w.pth"]
+    options = ["--out-dir", tmp_path / "out", "--cfg-options", KEY]
+    run(*base, tmp_path / "set/val", *options)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+    for arguments, message in (
+        ([*base, tmp_path / "set/val"], "the model has no DRConv layer"),
+        ([*base, tmp_path / "nowhere", *options], "there is no such image or folder"),
+        ([*base, tmp_path / "set/val", "--layers", "neck", *options], "no such DRConv layer; there are backbone"),
+    ):
+        done = run(*arguments, check=False)
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
