@@ -45,5 +45,6 @@ max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=0, end=max_epochs, convert_to_iter_based=True),
+    # The full rate for most of this short training: what limits it is the number of steps.
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=7, end=max_epochs, convert_to_iter_based=True),
 ]
