@@ -25,7 +25,7 @@ from mmengine.registry import MODELS, init_default_scope
 import drconv_mm
 from drconv_mm.datasets.sample_detection import CLASSES, PALETTE, generate_sample_detection
 from drconv_mm.engine.complexity import count_multiply_adds
-from drconv_mm.engine.regions import RegionRecorder, color_regions, save_picture
+from drconv_mm.engine.regions import RegionRecorder, color_regions, region_entropy, region_shares, save_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/detection/retinanet_r18_fpn_sample-160x120.py"
@@ -33,7 +33,6 @@ TOOLS = Path(find_spec("mmdet").origin).parent / ".mim/tools"
 # The one key that makes the difference.
 KINDS = {"standard": [], "drconv": ["model.backbone.conv_cfg.type=drconv_mm.DRConv"]}
 NAMES = {"standard": "Conv2d", "drconv": "DRConv (m=8)"}
-LAYER = "backbone.layer1.1.conv1"
 
 
 def parse_args() -> argparse.Namespace:
@@ -140,7 +139,7 @@ class Demo:
         document = json.loads((self.data_root / "annotations/instances_val.json").read_text())
         images = [image for image in document["images"] if crowded(document, image["id"])][:count]
         models = {kind: self.model(kind) for kind in KINDS}
-        rows = []
+        rows, maps = [], []
         for image in images:
             picture = cv2.imread(str(self.data_root / "val" / image["file_name"]))[..., ::-1]
             truth = [
@@ -150,15 +149,18 @@ class Demo:
             ]
             tiles = [boxes_on(picture, truth)]
             for kind, model in models.items():
-                with RegionRecorder(model, [LAYER]) as recorder:
+                with RegionRecorder(model) as recorder:
                     tiles.append(boxes_on(picture, detect(model, picture)))
                 if kind == "drconv":
-                    regions = recorder.regions[LAYER][0]
-            large = cv2.resize(np.ascontiguousarray(picture), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-            whole = cv2.resize(regions, (160, 128), interpolation=cv2.INTER_NEAREST)[:120]  # padded to 128 rows
-            tiles.append((0.55 * color_regions(whole, large.shape[:2]) + 0.45 * large).astype(np.uint8))
-            rows.append(np.hstack(tiles))
-        titles = ("ground truth", "Conv2d", "DRConv", f"regions of {LAYER}")
+                    maps.append(recorder.regions)
+            tiles.append(cv2.resize(np.ascontiguousarray(picture), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+            rows.append(tiles)
+        layer = most_divided(maps)
+        for tiles, regions in zip(rows, maps, strict=True):
+            whole = cv2.resize(regions[layer][0], (160, 128), interpolation=cv2.INTER_NEAREST)[:120]  # padded to 128
+            tiles[-1] = (0.55 * color_regions(whole, tiles[-1].shape[:2]) + 0.45 * tiles[-1]).astype(np.uint8)
+        rows = [np.hstack(tiles) for tiles in rows]
+        titles = ("ground truth", "Conv2d", "DRConv", f"regions of {layer}")
         header = np.full((22, rows[0].shape[1], 3), 255, np.uint8)
         for index, title in enumerate(titles):
             place = (index * header.shape[1] // 4 + 6, 15)
@@ -166,6 +168,17 @@ class Demo:
         path = self.work_dir / "demo.png"
         save_picture(path, np.vstack([header, *rows]))
         return path
+
+
+def most_divided(maps: list[dict]) -> str:
+    """Of the layers with the finest map, the one that spreads its pixels most evenly over its regions."""
+    finest = max(regions.size for regions, _ in maps[0].values())
+
+    def entropy(layer: str) -> float:
+        counts = sum(np.bincount(m[layer][0].ravel(), minlength=m[layer][1]) for m in maps)
+        return region_entropy(region_shares(torch.from_numpy(counts)))
+
+    return max((name for name, (regions, _) in maps[0].items() if regions.size == finest), key=entropy)
 
 
 def crowded(document: dict, image_id: int) -> bool:
