@@ -207,3 +207,20 @@ def test_hooks_log_and_draw(tmp_path, sample):
     assert values and all(0 <= value <= 1 for value in values)
     pictures = sorted((tmp_path / "work").rglob("vis_image/regions_val_*.png"))
     assert len(pictures) == 2
+
+
+def test_retrofit_by_module_name_from_a_flat_config(tmp_path, sample):
+    options = training_options(data_options("bccd", sample), "model.bbox_head")
+    options.update(
+        {
+            **ONE_STAGE,
+            "model.type": "drconv_mm.Retrofit",
+            "model.drconv.model_type": "RetinaNet",
+            "model.drconv.include": "[backbone.layer1,neck.lateral_convs]",
+        }
+    )
+    run(command("mmdet", "train.py", RETINANET, "--work-dir", "work", options=options), tmp_path)
+    assert_dynamic_and_trained(tmp_path / "work")
+    layers = {k.rsplit(".", 1)[0] for k in checkpoint(tmp_path / "work", 2)["state_dict"] if "guide_weight" in k}
+    assert len([name for name in layers if name.startswith("neck.lateral_convs")]) == 2, "the third is over the cap"
+    assert all(name.startswith(("backbone.layer1", "neck.lateral_convs")) for name in layers)
