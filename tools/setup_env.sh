@@ -66,7 +66,14 @@ step() { # title, time it takes, command...
     wait "$job" || explain "$title"
 }
 
-pip() { "$py" -m pip --disable-pip-version-check "$@"; }
+# A killed install leaves half packages that look whole: the mark makes the next run begin anew.
+marked() { # command...
+    touch "$venv/.incomplete"
+    "$@"
+    rm "$venv/.incomplete"
+}
+
+pip() { marked "$py" -m pip --disable-pip-version-check "$@"; }
 
 find_python() {
     local candidate
@@ -145,12 +152,11 @@ if [[ ! -e $venv ]]; then
     check_disk "${TMPDIR:-/tmp}" 3
 fi
 mkdir -p "$venv" || fail "$venv can't be written" "set VENV to a folder of yours"
-touch "$venv/.incomplete" # removed at the end: a killed pip leaves half packages that look whole
 : >"$log"
 
 if [[ ! -x $py ]]; then
     "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$python has no venv module" "sudo apt-get install python3.11-venv"
-    step "[1/5] virtual environment in $venv" "10 seconds" "$python" -m venv "$venv"
+    step "[1/5] virtual environment in $venv" "10 seconds" marked "$python" -m venv "$venv"
 fi
 # setuptools: older ones can't read the toolboxes' licence field, 82 has no pkg_resources, which mmcv's build imports.
 step "[2/5] torch $TORCH and torchvision $TORCHVISION" "1 to 3 minutes, 2.5 GB to download the first time" \
@@ -161,4 +167,3 @@ step "[4/5] the toolboxes, this project and its tools" "1 minute" \
 echo "[5/5] check (10 seconds)"
 prove || fail "the environment is complete but does not work, see above" "do what the message says, then run it again"
 fingerprint >"$venv/.ready"
-rm -f "$venv/.incomplete"
