@@ -163,7 +163,15 @@ def _geometry(stride: list[int], padding: list[int], dilation: list[int], groups
     return Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
-@torch.library.custom_op("drconv_mm::region_conv2d", mutates_args=())
+_ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups, float guide_grad_scale, str backend"
+
+
+# With a schema, as torch 2.4 can't infer one from annotations that are strings.
+@torch.library.custom_op(
+    "drconv_mm::region_conv2d",
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor filters, Tensor guide, {_ARGUMENTS}) -> Tensor",
+)
 def _forward(
     input: Tensor,
     filters: Tensor,
@@ -192,7 +200,11 @@ def _(input, filters, guide, stride, padding, dilation, groups, guide_grad_scale
     return _empty_output(input, filters, guide)
 
 
-@torch.library.custom_op("drconv_mm::region_conv2d_backward", mutates_args=())
+@torch.library.custom_op(
+    "drconv_mm::region_conv2d_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_output, Tensor input, Tensor filters, Tensor guide, {_ARGUMENTS}, bool[] wanted) -> Tensor[]",
+)
 def _backward(
     grad_output: Tensor,
     input: Tensor,
