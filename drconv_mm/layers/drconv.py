@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ops import region_conv2d
 from ..ops.geometry import pair, same_padding
-from ..ops.region_conv import region_map
+from ..ops.region_conv import guide_candidates, region_map
 from .generators import build_generator
 from .guide import compute_guide, reset_guide_, resize_guide
 
@@ -41,6 +41,9 @@ class DRConv2d(nn.Module):
         generator: Name of a filter generator (``'mixture'`` or ``'pooled'``), or ``dict(type=name, ...)`` with its
             arguments. ``static=False`` in it leaves the static kernel out: the source's formula alone.
         guide_kernel_size: Kernel of the guide convolution; None for ``kernel_size``.
+        guide_grad: How the guide learns: ``'full'`` (exact), ``'topk'`` (from the ``guide_topk`` most likely regions of
+            each pixel) or ``'none'``; see `region_conv2d`.
+        guide_topk: k of ``guide_grad='topk'``.
         guide_grad_scale: Factor on the guide's gradient (beta in the authors' code).
         own_guide: Whether the layer has a guide convolution. Without one, ``forward`` must be given a guide.
 
@@ -77,6 +80,8 @@ class DRConv2d(nn.Module):
         num_regions: int = 8,
         generator: str | dict = "mixture",
         guide_kernel_size: int | tuple[int, int] | None = None,
+        guide_grad: str = "full",
+        guide_topk: int = 2,
         guide_grad_scale: float = 1.0,
         own_guide: bool = True,
     ):
@@ -97,6 +102,9 @@ class DRConv2d(nn.Module):
         self.groups = groups
         self.padding_mode = padding_mode
         self.num_regions = num_regions
+        guide_candidates(guide_grad, guide_topk, guide_grad_scale, num_regions)  # raises on what is not known
+        self.guide_grad = guide_grad
+        self.guide_topk = guide_topk
         self.guide_grad_scale = guide_grad_scale
         self._pads = self._explicit_pads()
         self._pad_mode = modes[padding_mode]
@@ -181,7 +189,7 @@ class DRConv2d(nn.Module):
             self._observer(region_map(guide.detach()))
         return region_conv2d(
             input, filters, guide, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups,
-            guide_grad_scale=self.guide_grad_scale,
+            guide_grad=self.guide_grad, guide_topk=self.guide_topk, guide_grad_scale=self.guide_grad_scale,
         )  # fmt: skip
 
     def _output_size(self, input: Tensor, pads: tuple[int, int, int, int]) -> tuple[int, int]:
@@ -256,6 +264,7 @@ class DRConv2d(nn.Module):
             "dilation": (1, 1),
             "groups": 1,
             "padding_mode": "zeros",
+            "guide_grad": "full",
             "guide_grad_scale": 1.0,
         }
         parts += [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]

@@ -21,6 +21,8 @@ def region_conv2d(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
     *,
+    guide_grad: str = "full",
+    guide_topk: int = 2,
     guide_grad_scale: float = 1.0,
     backend: str | None = None,
 ) -> Tensor:
@@ -47,8 +49,11 @@ def region_conv2d(
         padding: Zeros on each side, or (vertical, horizontal), or ``'same'`` (stride 1 only), or ``'valid'``.
         dilation: Step inside the window, or (vertical, horizontal).
         groups: Channel groups, up to depthwise (``groups == C``).
-        guide_grad_scale: Factor on the guide's gradient (beta in the authors' code).
-        backend: ``'sorted'``, ``'dense'`` or ``'reference'``. None takes the environment variable
+        guide_grad: ``'full'``, the exact gradient above, m convolutions in backward. ``'topk'``: that of the softmax
+            over the ``guide_topk`` most likely regions of each pixel, as many convolutions. ``'none'``: zeros.
+        guide_topk: k of ``guide_grad='topk'``; m or more is ``'full'``.
+        guide_grad_scale: Factor on the guide's gradient (beta in the authors' code); 0 is ``guide_grad='none'``.
+        backend: ``'sorted'``, ``'batched'``, ``'dense'`` or ``'reference'``. None takes the environment variable
             ``DRCONV_MM_BACKEND``, else the fastest that can run.
 
     Returns:
@@ -71,14 +76,36 @@ def region_conv2d(
     _check_guide_size(input, filters, guide, geometry)
     # One output channel a channel is where a matrix product has nothing to multiply.
     depthwise = groups > 1 and filters.shape[3] == 1
-    name = choose_backend(backend, input.device, filters.shape[1], depthwise)
-    output = torch.ops.drconv_mm.region_conv2d(input, filters, guide, *geometry, float(guide_grad_scale), name)
+    # Filters that all samples share are few and have many pixels each.
+    bank_work = (
+        filters.shape[2:].numel() * guide.shape[2] * guide.shape[3] * (1 if filters.shape[0] > 1 else len(input))
+    )
+    name = choose_backend(backend, input.device, filters.shape[1], depthwise, bank_work)
+    candidates = guide_candidates(guide_grad, guide_topk, guide_grad_scale, filters.shape[1])
+    output = torch.ops.drconv_mm.region_conv2d(
+        input, filters, guide, *geometry, candidates, float(guide_grad_scale), name
+    )
     return output if bias is None else output + bias.view(1, -1, 1, 1)
 
 
 def region_map(guide: Tensor) -> Tensor:
     """The region ``[N, Ho, Wo]`` (int64) of each pixel of a guide ``[N, m, Ho, Wo]``; ties go to the lowest index."""
     return guide.max(1).indices  # documented to be the first maximum, as argmax, and much faster on a CPU
+
+
+def guide_candidates(guide_grad: str, guide_topk: int, guide_grad_scale: float, num_regions: int) -> int:
+    """Of how many regions the guide learns at each pixel: m, k or 0.
+
+    Raises:
+        ValueError: An unknown ``guide_grad``, or a k under 1.
+    """
+    if guide_grad not in ("full", "topk", "none"):
+        raise ValueError(f"guide_grad={guide_grad!r} is not known; choose one of ['full', 'topk', 'none']")
+    if isinstance(guide_topk, bool) or not isinstance(guide_topk, int) or guide_topk < 1:
+        raise ValueError(f"guide_topk must be an integer of at least 1, got {guide_topk!r}")
+    if guide_grad == "none" or guide_grad_scale == 0:
+        return 0
+    return min(guide_topk, num_regions) if guide_grad == "topk" else num_regions
 
 
 def _check_tensors(input: Tensor, filters: Tensor, guide: Tensor, bias: Tensor | None, groups: int) -> None:
@@ -163,7 +190,9 @@ def _geometry(stride: list[int], padding: list[int], dilation: list[int], groups
     return Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
-_ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups, float guide_grad_scale, str backend"
+_ARGUMENTS = (
+    "int[] stride, int[] padding, int[] dilation, int groups, int candidates, float guide_grad_scale, str backend"
+)
 
 
 # With a schema, as torch 2.4 can't infer one from annotations that are strings.
@@ -180,6 +209,7 @@ def _forward(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    candidates: int,
     guide_grad_scale: float,
     backend: str,
 ) -> Tensor:
@@ -196,7 +226,7 @@ def _empty_output(input: Tensor, filters: Tensor, guide: Tensor) -> Tensor:
 
 
 @_forward.register_fake
-def _(input, filters, guide, stride, padding, dilation, groups, guide_grad_scale, backend):
+def _(input, filters, guide, stride, padding, dilation, groups, candidates, guide_grad_scale, backend):
     return _empty_output(input, filters, guide)
 
 
@@ -214,6 +244,7 @@ def _backward(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    candidates: int,
     guide_grad_scale: float,
     backend: str,
     wanted: list[bool],
@@ -223,14 +254,23 @@ def _backward(
         return [torch.zeros_like(tensor) for tensor in like]
     geometry, num_regions = _geometry(stride, padding, dilation, groups), filters.shape[1]
     # One region has no choice to make: its softmax is constant.
-    needed = (wanted[0], wanted[1], wanted[2] and num_regions > 1)
-    grads = list(BACKENDS[backend].backward(grad_output, input, filters, region_map(guide), geometry, needed))
+    needed = (wanted[0], wanted[1], wanted[2] and candidates > 1)
+    some = _most_likely(guide, candidates) if needed[2] and candidates < num_regions else None
+    grads = list(BACKENDS[backend].backward(grad_output, input, filters, region_map(guide), geometry, needed, some))
     if needed[2]:
-        soft = guide.to(grads[2].dtype).softmax(1)
-        grads[2] = guide_grad_scale * soft * (grads[2] - (soft * grads[2]).sum(1, keepdim=True))
+        scores, response = guide.to(grads[2].dtype), grads[2]
+        soft = (scores if some is None else scores.gather(1, some)).softmax(1)
+        grads[2] = guide_grad_scale * soft * (response - (soft * response).sum(1, keepdim=True))
+        if some is not None:
+            grads[2] = torch.zeros_like(scores).scatter_(1, some, grads[2])
     elif wanted[2]:
         grads[2] = torch.zeros_like(guide)
     return [_laid_out_like(tensor, grad) for tensor, grad in zip(like, _wanted(grads, wanted), strict=True)]
+
+
+def _most_likely(guide: Tensor, count: int) -> Tensor:
+    """The regions [N, count, Ho, Wo] with the highest scores; stable, so that ties go to the lowest index as in M."""
+    return guide.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
 def _laid_out_like(tensor: Tensor, grad: Tensor) -> Tensor:
@@ -244,7 +284,9 @@ def _wanted(items, wanted: list[bool]) -> list[Tensor]:
 
 
 @_backward.register_fake
-def _(grad_output, input, filters, guide, stride, padding, dilation, groups, guide_grad_scale, backend, wanted):
+def _(
+    grad_output, input, filters, guide, stride, padding, dilation, groups, candidates, guide_grad_scale, backend, wanted
+):
     return [torch.empty_like(tensor) for tensor in _wanted((input, filters, guide), wanted)]
 
 
@@ -283,6 +325,6 @@ def _forward_flops(input_shape, filters_shape, guide_shape, *args, out_shape=Non
 
 @register_flop_formula(torch.ops.drconv_mm.region_conv2d_backward)
 def _backward_flops(grad_shape, input_shape, filters_shape, guide_shape, *args, out_shape=None, **kwargs) -> int:
-    wanted = args[-1]
-    passes = wanted[0] + wanted[1] + (filters_shape[1] if wanted[2] else 0)
+    *_, candidates, _, _, wanted = args
+    passes = wanted[0] + wanted[1] + (candidates if wanted[2] and candidates > 1 else 0)
     return 2 * passes * _multiply_adds(filters_shape, guide_shape)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from drconv_mm import region_conv2d
-from drconv_mm.ops.backends import BACKENDS, ENV, Backend
+from drconv_mm.ops.backends import BACKENDS, ENV, Backend, dense
 from drconv_mm.ops.region_conv import region_map
 
-FAST = ["sorted", "dense"]
+FAST = ["sorted", "batched", "dense"]
 
 
 def make(n=2, c=4, o=6, m=3, kernel=(3, 2), size=(7, 5), own=True, groups=1, dtype=torch.float64, seed=0, **geometry):
@@ -71,7 +71,9 @@ def problems(draw):
         input = input.contiguous(memory_format=torch.channels_last)
     elif layout == "strided":
         input = torch.stack([input, input], -1)[..., 0].transpose(2, 3).contiguous().transpose(2, 3)
-    arguments["guide_grad_scale"] = draw(st.sampled_from([1.0, 0.25]))
+    arguments["guide_grad_scale"] = draw(st.sampled_from([1.0, 0.25, 0.0]))
+    arguments["guide_grad"] = draw(st.sampled_from(["full", "full", "topk", "none"]))
+    arguments["guide_topk"] = draw(st.integers(1, 4))
     return (input, filters, guide, bias), arguments
 
 
@@ -141,6 +143,37 @@ def test_guide_grad_scale_scales_the_guides_gradient_alone(backend):
         torch.testing.assert_close(b, 3 * a if i == 3 else a)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("own", [True, False])
+def test_topk_guide_gradient_is_that_of_the_softmax_over_the_most_likely(backend, own):
+    *tensors, arguments = make(m=4, own=own, padding=1)
+    guide = tensors[2]
+    full = forward_backward(tensors, backend, arguments)
+    for k in (2, 3):
+        # Where all but k regions are out of reach, the full softmax is that of the k.
+        least = guide.sort(1, descending=True).values[:, k - 1 : k]
+        out_of_reach = torch.where(guide < least, guide - 1e3, guide)
+        want = forward_backward([*tensors[:2], out_of_reach, tensors[3]], backend, arguments)[3]
+        got = forward_backward(tensors, backend, dict(arguments, guide_grad="topk", guide_topk=k))
+        torch.testing.assert_close(got[3], want)
+        assert not torch.equal(got[3], full[3])
+        for i in (0, 1, 2, 4):
+            torch.testing.assert_close(got[i], full[i])
+    for k in (4, 9):
+        got = forward_backward(tensors, backend, dict(arguments, guide_grad="topk", guide_topk=k))
+        torch.testing.assert_close(got[3], full[3])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "no_gradient", [{"guide_grad": "none"}, {"guide_grad_scale": 0}, {"guide_grad": "topk", "guide_topk": 1}]
+)
+def test_a_guide_without_gradient_gets_zeros(backend, no_gradient):
+    # Zeros and not None: DistributedDataParallel waits for every parameter's gradient.
+    *tensors, arguments = make()
+    assert (forward_backward(tensors, backend, dict(arguments, **no_gradient))[3] == 0).all()
+
+
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(
     "dtype, rtol, atol",
@@ -205,8 +238,9 @@ def test_double_backward_says_that_there_is_none():
 def test_opcheck(backend, own):
     input, filters, guide, _, _ = make(own=own, padding=1)
     leaves = [tensor.requires_grad_() for tensor in (input, filters, guide)]
-    for image in (leaves[0], leaves[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()):
-        arguments = (image, *leaves[1:], [1, 1], [1, 1], [1, 1], 1, 1.0, backend)
+    last = leaves[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    for image, candidates in ((leaves[0], 3), (last, 2)):
+        arguments = (image, *leaves[1:], [1, 1], [1, 1], [1, 1], 1, candidates, 1.0, backend)
         torch.library.opcheck(torch.ops.drconv_mm.region_conv2d.default, arguments)
 
 
@@ -233,9 +267,10 @@ def test_flop_counter_counts_a_standard_convolution():
     assert count(lambda: region_conv2d(input, filters, guide, bias, **arguments)) == plain > 0
 
     filters.requires_grad_(), input.requires_grad_(), guide.requires_grad_()
-    total = count(lambda: region_conv2d(input, filters, guide, bias, **arguments).sum().backward())
-    m = filters.shape[1]
-    assert total == (1 + 2 + m) * plain
+    for guide_grad, products in (("full", filters.shape[1]), ("topk", 2), ("none", 0)):
+        arguments["guide_grad"] = guide_grad
+        total = count(lambda: region_conv2d(input, filters, guide, bias, **arguments).sum().backward())
+        assert total == (1 + 2 + products) * plain
 
 
 def test_memory_does_not_grow_with_m():
@@ -268,16 +303,40 @@ def test_environment_variable_chooses_the_backend(monkeypatch):
     region_conv2d(*tensors, **arguments)
     assert calls
     monkeypatch.setenv(ENV, "fastest")
-    with pytest.raises(ValueError, match=r"DRCONV_MM_BACKEND='fastest'.*sorted.*dense.*reference"):
+    with pytest.raises(ValueError, match=r"DRCONV_MM_BACKEND='fastest'.*sorted.*batched.*dense.*reference"):
         region_conv2d(*tensors, **arguments)
+
+
+@pytest.mark.parametrize(
+    "problem, name",
+    [
+        (dict(), "batched"),
+        (dict(c=64, o=64, size=(24, 24)), "sorted"),
+        (dict(c=64, o=64, size=(8, 8), n=16, own=False), "sorted"),
+        (dict(c=6, o=6, groups=6), "dense"),
+        (dict(m=1), "dense"),
+    ],
+)
+def test_the_automatic_choice(monkeypatch, problem, name):
+    *tensors, arguments = make(**problem)
+    chosen = []
+    for backend in list(BACKENDS):
+        spy = BACKENDS[backend]._replace(
+            forward=lambda *args, backend=backend: chosen.append(backend) or BACKENDS["reference"].forward(*args)
+        )
+        if backend != "reference":
+            monkeypatch.setitem(BACKENDS, backend, spy)
+    monkeypatch.setitem(BACKENDS, "reference", BACKENDS["reference"]._replace(forward=dense.forward))
+    region_conv2d(*tensors, **arguments)
+    assert chosen == [name]
 
 
 def test_a_named_backend_that_cannot_run_says_why_and_an_automatic_choice_goes_on(monkeypatch):
     *tensors, arguments = make()
     broken = Backend(None, None, lambda device: "no compiler was found")
-    monkeypatch.setitem(BACKENDS, "sorted", broken)
-    with pytest.raises(RuntimeError, match="backend='sorted' can't run on cpu: no compiler was found"):
-        region_conv2d(*tensors, backend="sorted", **arguments)
+    monkeypatch.setitem(BACKENDS, "batched", broken)
+    with pytest.raises(RuntimeError, match="backend='batched' can't run on cpu: no compiler was found"):
+        region_conv2d(*tensors, backend="batched", **arguments)
     region_conv2d(*tensors, **arguments)
 
 
@@ -329,6 +388,12 @@ class TestErrors:
         self.check(ValueError, "padding must be .* got -1", padding=-1)
         self.check(ValueError, "padding must be an integer, a pair, 'same' or 'valid', got 'full'", padding="full")
         self.check(ValueError, "padding='same' needs stride 1", padding="same", stride=2)
+
+    def test_guide_gradient(self):
+        self.check(
+            ValueError, r"guide_grad='top' is not known; choose one of \['full', 'topk', 'none'\]", guide_grad="top"
+        )
+        self.check(ValueError, "guide_topk must be an integer of at least 1, got 0", guide_grad="topk", guide_topk=0)
 
     def test_backend(self):
         self.check(ValueError, r"backend='cuda' is not a backend", backend="cuda")

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from . import dense, reference
+from . import batched, dense, reference
 from . import sorted as sorted_
 
 ENV = "DRCONV_MM_BACKEND"
+# Multiply-adds under which m products in one call beat a call a bank; measured on CPUs with 2 threads.
+_BATCHED_WORK = 1 << 21
 _logger = logging.getLogger(__name__)
 
 
@@ -21,9 +23,10 @@ class Backend(NamedTuple):
 
     Attributes:
         forward: ``(input, filters, regions, geometry) -> output``.
-        backward: ``(grad_output, input, filters, regions, geometry, wanted) -> (grad_input, grad_filters, response)``,
-            where ``response[n, j, p]`` is the inner product of ``grad_output[n, :, p]`` with what filter bank ``j``
-            gives at p. ``wanted`` says which of the three are needed; the others may be None.
+        backward: ``(grad_output, input, filters, regions, geometry, wanted, candidates) -> (grad_input, grad_filters,
+            response)``, where ``response[n, i, p]`` is the inner product of ``grad_output[n, :, p]`` with what filter
+            bank ``candidates[n, i, p]`` gives at p; without candidates (None), for all m banks in their order.
+            ``wanted`` says which of the three are needed; the others may be None.
         why_not: ``(device) -> reason`` it can't run there, or None.
     """
 
@@ -34,11 +37,11 @@ class Backend(NamedTuple):
 
 BACKENDS: dict[str, Backend] = {
     name: Backend(module.forward, module.backward, module.why_not)
-    for name, module in (("sorted", sorted_), ("dense", dense), ("reference", reference))
+    for name, module in {"sorted": sorted_, "batched": batched, "dense": dense, "reference": reference}.items()
 }
 
 
-def choose_backend(name: str | None, device: torch.device, num_regions: int, depthwise: bool) -> str:
+def choose_backend(name: str | None, device: torch.device, num_regions: int, depthwise: bool, bank_work: int) -> str:
     """The backend to use: the one asked for, else the fastest that can run.
 
     Args:
@@ -46,6 +49,7 @@ def choose_backend(name: str | None, device: torch.device, num_regions: int, dep
         device: Where the input lies.
         num_regions: m.
         depthwise: Whether every channel is a group of its own.
+        bank_work: Multiply-adds of one filter bank at every position it could be chosen at.
 
     Raises:
         ValueError: There is no backend of that name.
@@ -61,8 +65,13 @@ def choose_backend(name: str | None, device: torch.device, num_regions: int, dep
         if reason is not None:
             raise RuntimeError(f"{asked_by}={name!r} can't run on {device}: {reason}. Leave it out to choose by itself")
         return name
-    # One region is a standard convolution; a depthwise product is too thin for the matrix products of `sorted`.
-    order = ("dense", "sorted", "reference") if num_regions == 1 or depthwise else ("sorted", "dense", "reference")
+    if num_regions == 1 or depthwise:
+        # One region is a standard convolution; a depthwise product is too thin for matrix products.
+        order = ("dense", "sorted", "reference")
+    elif bank_work <= _BATCHED_WORK:
+        order = ("batched", "sorted", "dense", "reference")
+    else:
+        order = ("sorted", "dense", "reference")
     for candidate in order:
         reason = BACKENDS[candidate].why_not(device)
         if reason is None:

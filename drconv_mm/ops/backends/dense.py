@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
+from .common import pick, wide_dtype
 
 
 def why_not(device: torch.device) -> str | None:
@@ -52,6 +53,7 @@ def backward(
     regions: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
+    candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
     fold = _Fold(input, filters, geometry)
@@ -61,7 +63,7 @@ def backward(
     grad_filters = torch.empty_like(filters) if want_filters else None
     # The guide's gradient is computed in fp32 at least, whatever the images' precision.
     response = torch.empty(
-        regions.shape[0], filters.shape[1], *regions.shape[1:], device=input.device, dtype=_wide(input.dtype)
+        regions.shape[0], filters.shape[1], *regions.shape[1:], device=input.device, dtype=wide_dtype(input.dtype)
     )
     for j in range(filters.shape[1]):
         bank = fold.bank(filters, j)
@@ -78,8 +80,8 @@ def backward(
         if want_response:
             answer = fold.unfold(F.conv2d(images, bank, None, stride, padding, dilation, fold.groups))
             response[:, j] = (answer.to(response.dtype) * grad_output).sum(1)
-    return fold.unfold(grad_input) if want_input else None, grad_filters, response if want_response else None
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype is torch.float64 else torch.float32
+    return (
+        fold.unfold(grad_input) if want_input else None,
+        grad_filters,
+        pick(response, candidates) if want_response else None,
+    )

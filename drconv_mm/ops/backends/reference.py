@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
+from .common import pick
 
 
 def why_not(device: torch.device) -> str | None:
@@ -54,6 +55,7 @@ def backward(
     regions: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
+    candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See `Backend`."""
     groups, num_regions = geometry.groups, filters.shape[1]
@@ -78,4 +80,4 @@ def backward(
     vertical, horizontal = geometry.padding
     height, width = input.shape[-2:]
     grad_input = grad_padded[:, :, vertical : vertical + height, horizontal : horizontal + width]
-    return grad_input, grad_filters, response
+    return grad_input, grad_filters, pick(response, candidates)

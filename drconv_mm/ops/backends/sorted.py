@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
+from .common import wide_dtype
 
 # Numbers in the patches of one product: they stay in a CPU's cache, and the extra memory does not depend on m.
 _CHUNK_NUMEL = 1 << 19
@@ -140,7 +141,7 @@ def _response(grad_output: torch.Tensor, input: torch.Tensor, filters: torch.Ten
     No cheaper exact form than m convolutions is known. A few banks at a time, so that memory does not depend on m.
     """
     groups, num_regions, out_channels = geometry.groups, filters.shape[1], filters.shape[2]
-    response = grad_output.new_empty(len(input), num_regions, *grad_output.shape[2:], dtype=_wide(input.dtype))
+    response = grad_output.new_empty(len(input), num_regions, *grad_output.shape[2:], dtype=wide_dtype(input.dtype))
     grads = grad_output.unflatten(1, (groups, 1, -1))
     samples = [slice(n, n + 1) for n in range(len(input))] if filters.shape[0] > 1 else [slice(None)]
     for n, sample in enumerate(samples):
@@ -157,6 +158,27 @@ def _response(grad_output: torch.Tensor, input: torch.Tensor, filters: torch.Ten
     return response
 
 
+def _candidate_response(
+    grad_rows: torch.Tensor,
+    patches: _Patches,
+    weights: torch.Tensor,
+    filters_shape: tuple[int, int],
+    candidates: torch.Tensor,
+) -> torch.Tensor:
+    """The same for the regions [N, k, Ho, Wo] alone: one convolution for each of the k, as in `forward`."""
+    own, num_regions = filters_shape
+    response = torch.empty_like(candidates, dtype=wide_dtype(grad_rows.dtype))
+    for rank in range(candidates.shape[1]):
+        order, counts = _segments(candidates[:, rank], num_regions, own > 1)
+        corners = patches.corners[order]
+        inner = response.new_empty(len(order))
+        for bank, chunk in _chunks(counts, max(1, _CHUNK_NUMEL // patches.width)):
+            answers = _product(patches.gather(patches.places(corners[chunk])), weights[bank], patches.groups)
+            inner[order[chunk]] = (answers * grad_rows.index_select(0, order[chunk])).sum(1, dtype=inner.dtype)
+        response[:, rank] = inner.view(response[:, rank].shape)
+    return response
+
+
 def backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
@@ -164,22 +186,27 @@ def backward(
     regions: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
+    candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
     want_input, want_filters, want_response = wanted
     input = input.contiguous(memory_format=torch.channels_last)
     grad_output = grad_output.contiguous(memory_format=torch.channels_last)
-    response = _response(grad_output, input, filters, geometry) if want_response else None
-    if not (want_input or want_filters):
-        return None, None, response
     patches = _Patches(input, filters.shape[-2:], geometry, regions.shape[1:])
     weights = patches.weights(filters)
+    grad_rows = grad_output.permute(0, 2, 3, 1).reshape(-1, filters.shape[2])
+    response = None
+    if want_response and candidates is None:
+        response = _response(grad_output, input, filters, geometry)
+    elif want_response:
+        response = _candidate_response(grad_rows, patches, weights, filters.shape[:2], candidates)
+    if not (want_input or want_filters):
+        return None, None, response
     order, counts = _segments(regions, filters.shape[1], filters.shape[0] > 1)
     corners = patches.corners[order]
-    grad_rows = grad_output.permute(0, 2, 3, 1).reshape(-1, filters.shape[2])
     # Sums over many positions are kept in fp32 at least, whatever the images' precision.
-    grad_input = torch.zeros_like(patches.rows, dtype=_wide(input.dtype)) if want_input else None
-    grad_weights = torch.zeros_like(weights, dtype=_wide(input.dtype)) if want_filters else None
+    grad_input = torch.zeros_like(patches.rows, dtype=wide_dtype(input.dtype)) if want_input else None
+    grad_weights = torch.zeros_like(weights, dtype=wide_dtype(input.dtype)) if want_filters else None
     for bank, chunk in _chunks(counts, max(1, _CHUNK_NUMEL // patches.width)):
         grads = grad_rows.index_select(0, order[chunk])
         places = patches.places(corners[chunk])
@@ -195,7 +222,3 @@ def backward(
         banks = grad_weights.view(*filters.shape[:3], *filters.shape[-2:], -1)
         grad_weights = banks.permute(0, 1, 2, 5, 3, 4).to(filters.dtype)
     return grad_input, grad_weights, response
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype is torch.float64 else torch.float32
