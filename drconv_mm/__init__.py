@@ -12,3 +12,10 @@ except ImportError:  # without mmengine and OpenCV there is nothing to hook into
     pass
 else:
     __all__ += ["RegionStatsHook", "RegionVisHook"]
+
+try:
+    from .models.backbones import DRConvShuffleNetV2, MobileNetV1
+except ImportError:  # networks need mmengine and mmcv
+    pass
+else:
+    __all__ += ["DRConvShuffleNetV2", "MobileNetV1"]

@@ -24,7 +24,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 import drconv_mm
 from drconv_mm.datasets.sample_detection import CLASSES, PALETTE, generate_sample_detection
-from drconv_mm.engine.complexity import count_multiply_adds
+from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import RegionRecorder, color_regions, region_entropy, region_shares, save_picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +105,7 @@ class Demo:
         folder = self.work_dir / kind / "test"
         self.run_tool(kind, "test.py", self.checkpoint(kind), "--work-dir", folder)
         metrics = json.loads(max(folder.glob("*/*.json"), key=lambda path: path.stat().st_mtime).read_text())
-        multiply_adds, parameters = count_multiply_adds(self.model(kind, trained=False), (120, 160))
+        multiply_adds, parameters = count_by_part(self.model(kind, trained=False), (120, 160))["total"]
         figures = {
             "AP": metrics["coco/bbox_mAP"],
             "AP50": metrics["coco/bbox_mAP_50"],

@@ -1,25 +1,62 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from drconv_mm import DRConv2d
-from drconv_mm.engine.complexity import count_multiply_adds
+from drconv_mm import DRConv2d, DRConvShuffleNetV2
+from drconv_mm.engine.complexity import PARTS, count_by_part
 
 
 def test_counts_convolution_guide_and_generator():
-    layer = DRConv2d(8, 16, 3, padding=1, bias=False)
-    total, parameters = count_multiply_adds(layer, (20, 10), channels=8)
-    positions, convolution = 20 * 10, 16 * 8 * 9
-    guide, mixing, routing = 8 * 8 * 9, 8 * 8 * convolution, 64 * 8
-    assert total == positions * (convolution + guide) + mixing + routing
-    assert parameters == sum(p.numel() for p in layer.parameters())
+    layer = DRConv2d(8, 16, 3, padding=1)
+    costs = count_by_part(layer, (20, 10), channels=8)
+    positions, kernel = 20 * 10, 16 * 8 * 9
+    assert costs["convolution"] == (positions * kernel, kernel + 16)
+    assert costs["guide"] == (positions * 8 * 8 * 9, 8 * 8 * 9)
+    mixing, routing = 8 * 8 * kernel, 64 * 8
+    assert costs["generator"] == (mixing + routing, 8 * kernel + routing + 64)
+    assert costs["linear"] == costs["other"] == (0, 0)
+    assert costs["total"].multiply_adds == sum(costs[part].multiply_adds for part in PARTS)
+    assert costs["total"].parameters == sum(p.numel() for p in layer.parameters())
 
 
-def test_agrees_with_torchs_counter():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), DRConv2d(8, 16, 3, groups=2), nn.Conv2d(16, 4, 1)).eval()
-    total, _ = count_multiply_adds(model, (12, 9))
+@pytest.mark.parametrize("generator", ["mixture", "pooled"])
+def test_agrees_with_torchs_counter(generator):
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), DRConv2d(8, 16, 3, groups=2, generator=generator)
+    model = nn.Sequential(*layers, nn.Conv2d(16, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7)).eval()
+    costs = count_by_part(model, (12, 9))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 12, 9))
-    assert counter.get_total_flops() == 2 * total
+    assert counter.get_total_flops() == 2 * costs["total"].multiply_adds
+    assert costs["linear"] == (4 * 7, 4 * 7 + 7)
+    assert costs["other"].parameters == 16
+
+
+class Classifier(nn.Module):
+    def __init__(self, **arguments):
+        super().__init__()
+        self.backbone, self.fc = DRConvShuffleNetV2(0.5, **arguments), nn.Linear(1024, 1000)
+
+    def forward(self, image):
+        return self.fc(self.backbone(image)[0].mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "arrangement, share_guide, total, guide, generator",
+    [
+        ("none", True, 40.5, 0, 0),
+        ("both", True, 50.1, 2.2, 7.5),
+        ("both", False, 51.5, 3.5, 7.5),
+        ("first", True, 46.4, 2.2, 3.7),
+        ("last", True, 46.4, 2.2, 3.7),
+        ("last", False, 45.6, 1.35, 3.7),
+    ],
+)
+def test_shufflenet_as_counted_by_hand(arrangement, share_guide, total, guide, generator):
+    costs = count_by_part(Classifier(arrangement=arrangement, share_guide=share_guide), (224, 224))
+    for part, millions in (("total", total), ("guide", guide), ("generator", generator)):
+        assert costs[part].multiply_adds / 1e6 == pytest.approx(millions, abs=0.06), part
+    # Whatever is dynamic, the convolutions themselves cost what they did.
+    assert costs["convolution"] == count_by_part(Classifier(arrangement="none"), (224, 224))["convolution"]

@@ -64,16 +64,16 @@ def test_info():
         assert re.search(rf"{backend} +can run", text)
 
 
-def test_get_flops():
+def test_count_flops():
     plain, dynamic = (
-        float(
-            re.search(
-                r"([\d.]+) G multiply-adds", run("tools/get_flops.py", CONFIG, "--shape", 96, 128, *extra).stdout
-            )[1]
-        )
+        run("tools/count_flops.py", CONFIG, "--shape", 96, 128, *extra).stdout.splitlines()
         for extra in ([], ["--cfg-options", KEY])
     )
-    assert plain < dynamic < 1.2 * plain
+    assert plain[0] == "| config | input | convolution | guide | generator | linear | total | parameters |"
+    numbers = [[float(n) for n in re.findall(r"([\d.]+) M", lines[-1])] for lines in (plain, dynamic)]
+    (convolution, guide, generator, _, total, _), (same, new_guide, new_generator, _, new_total, *_) = numbers
+    assert convolution == same == total and guide == generator == 0
+    assert 0 < new_total - (same + new_guide + new_generator) + 0.1 < 0.2 and new_total < 1.2 * total
 
 
 def test_benchmark_prints_ratios_and_writes_csv(tmp_path):

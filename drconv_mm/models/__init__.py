@@ -1,0 +1,1 @@
+"""Networks. Needs mmengine and mmcv."""

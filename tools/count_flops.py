@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Count the multiply-adds and parameters of configs' models by part: convolution, guide, generator, linear layers.
+
+Multiply-adds are those of papers, of convolutions and linear layers; norms, pooling and resizing are left out. Of a
+detector or segmentor they are counted as far as a tensor goes: backbone, neck and the head's convolutions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+import drconv_mm  # noqa: F401  (registers the conv type for configs that name it DRConv)
+from drconv_mm.engine.complexity import PARTS, Cost, count_by_part
+
+# What the toolboxes' stock configs read: ImageNet's crop, COCO's and Cityscapes' pictures.
+_SHAPES = {"mmpretrain": (224, 224), "mmdet": (800, 1333), "mmseg": (512, 1024)}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config of mmdet, mmseg or mmpretrain")
+    shapes = ", ".join(f"{scope} {h} {w}" for scope, (h, w) in _SHAPES.items())
+    parser.add_argument(
+        "--shape", type=int, nargs=2, metavar=("H", "W"), help=f"image size, pixels (default by toolbox: {shapes})"
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, help="override settings of the configs, as key=value"
+    )
+    return parser.parse_args()
+
+
+def count_config(path: str, shape: tuple[int, int] | None, options: dict | None) -> tuple[dict[str, Cost], tuple]:
+    """The costs by part of a config's model, and the size of the image they are of."""
+    config = Config.fromfile(path)
+    if options:
+        config.merge_from_dict(options)
+    scope = config.get("default_scope", "mmdet")
+    init_default_scope(scope)
+    shape = tuple(shape or _SHAPES.get(scope, (224, 224)))
+    return count_by_part(MODELS.build(config.model), shape), shape
+
+
+def main() -> None:
+    """Counts and prints a Markdown table."""
+    args = parse_args()
+    print("| config | input | " + " | ".join((*PARTS, "total")) + " | parameters |")
+    print("|---" * (len(PARTS) + 4) + "|")
+    for path in args.configs:
+        costs, shape = count_config(path, args.shape, args.cfg_options)
+        cells = [f"{costs[part].multiply_adds / 1e6:.2f} M" for part in (*PARTS, "total")]
+        parameters = ", ".join(f"{part} {costs[part].parameters / 1e6:.2f} M" for part in ("guide", "generator"))
+        total = f"{costs['total'].parameters / 1e6:.2f} M"
+        if costs["generator"].parameters:
+            total += f" ({parameters})"
+        print(f"| {Path(path).stem} | {shape[0]}x{shape[1]} | " + " | ".join(cells) + f" | {total} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
