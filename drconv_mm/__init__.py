@@ -7,11 +7,11 @@ from .version import __version__
 __all__ = ["DRConv", "DRConv2d", "Retrofit", "__version__", "convert", "region_conv2d"]
 
 try:
-    from .engine.hooks import RegionStatsHook, RegionVisHook
+    from .engine.hooks import CheckClassesHook, RegionStatsHook, RegionVisHook
 except ImportError:  # without mmengine and OpenCV there is nothing to hook into
     pass
 else:
-    __all__ += ["RegionStatsHook", "RegionVisHook"]
+    __all__ += ["CheckClassesHook", "RegionStatsHook", "RegionVisHook"]
 
 try:
     from .models.backbones import DRConvShuffleNetV2, MobileNetV1

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..layers.drconv import DRConv2d, observe_regions
 from .regions import RegionRecorder, region_entropy, region_shares
@@ -133,3 +134,36 @@ class RegionVisHook(Hook):
             return
         picture = recorder.picture(data_batch["inputs"][0])
         runner.visualizer.add_image(f"regions_{mode}_{batch_idx}", picture, step=runner.iter)
+
+
+@HOOKS.register_module()
+class CheckClassesHook(Hook):
+    """Compares the number of classes of the head with the data set's before anything runs.
+
+    ``custom_hooks = [dict(type='drconv_mm.CheckClassesHook')]``, for classifiers. Without it a head too small fails
+    deep inside the loss, and one too large trains in silence.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Checks what is trained on."""
+        self._check(runner, runner.train_dataloader.dataset, "train_dataloader")
+
+    def before_val(self, runner: Runner) -> None:
+        """Checks what is validated on."""
+        self._check(runner, runner.val_dataloader.dataset, "val_dataloader")
+
+    def before_test(self, runner: Runner) -> None:
+        """Checks what is tested on."""
+        self._check(runner, runner.test_dataloader.dataset, "test_dataloader")
+
+    def _check(self, runner: Runner, dataset: Dataset, loader: str) -> None:
+        head = getattr(_bare(runner.model), "head", None)
+        expected, classes = getattr(head, "num_classes", None), getattr(dataset, "metainfo", {}).get("classes")
+        if expected is not None and classes is not None and expected != len(classes):
+            raise ValueError(
+                f"model.head.num_classes={expected}, but {loader} has {len(classes)} classes "
+                f"({', '.join(classes[:3])}, ...); set model.head.num_classes={len(classes)}"
+            )

@@ -120,7 +120,7 @@ class DRConv2d(nn.Module):
         self.static_weight = nn.Parameter(torch.empty(filter_shape)) if static else None
         self.guide_weight = nn.Parameter(torch.empty(num_regions, in_channels, *guide_kernel)) if own_guide else None
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        self._observer: Callable[[Tensor], None] | None = None
+        self._observer: Callable[[Tensor], Tensor | None] | None = None
         self.init_weights()
         self.to(device=device, dtype=dtype)
 
@@ -186,7 +186,9 @@ class DRConv2d(nn.Module):
         else:
             raise ValueError("guide must be given to a layer built with own_guide=False, got None")
         if self._observer is not None:
-            self._observer(region_map(guide.detach()))
+            replacement = self._observer(region_map(guide.detach()))
+            if replacement is not None:
+                guide = F.one_hot(replacement, self.num_regions).permute(0, 3, 1, 2).to(guide.dtype)
         return region_conv2d(
             input, filters, guide, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups,
             guide_grad=self.guide_grad, guide_topk=self.guide_topk, guide_grad_scale=self.guide_grad_scale,
@@ -273,12 +275,13 @@ class DRConv2d(nn.Module):
 
 
 @contextmanager
-def observe_regions(model: nn.Module, callback: Callable[[str, Tensor, int], None]) -> Iterator[None]:
-    """While it lasts, the callback gets the region map of each DRConv layer that runs.
+def observe_regions(model: nn.Module, callback: Callable[[str, Tensor, int], Tensor | None]) -> Iterator[None]:
+    """While it lasts, the callback gets the region map of each DRConv layer that runs, and may replace it.
 
     Args:
         model: Any module with ``DRConv2d`` inside.
-        callback: Receives the layer's name, the map ``[N, Ho, Wo]`` (int64, without gradient) and m.
+        callback: Receives the layer's name, the map ``[N, Ho, Wo]`` (int64, without gradient) and m. What it returns
+            is the map that the layer uses, and its guide gets no gradient; None leaves the layer's own.
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, DRConv2d)]
     for name, layer in layers:

@@ -1,0 +1,6 @@
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(type="MobileNetV2", widen_factor=1.0),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(type="LinearClsHead", in_channels=1280),
+)

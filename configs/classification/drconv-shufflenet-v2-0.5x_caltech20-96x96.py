@@ -1,0 +1,1 @@
+_base_ = ["../_base_/models/drconv-shufflenet-v2-0.5x.py", "../_base_/caltech20_96x96.py"]

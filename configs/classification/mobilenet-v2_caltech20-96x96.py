@@ -1,0 +1,1 @@
+_base_ = ["../_base_/models/mobilenet-v2.py", "../_base_/caltech20_96x96.py"]

@@ -1,0 +1,1 @@
+_base_ = ["../_base_/models/resnet18.py", "../_base_/caltech20_96x96.py"]

@@ -1,0 +1,1 @@
+_base_ = ["../_base_/models/shufflenet-v2-1.0x.py", "../_base_/caltech20_96x96.py"]

@@ -1,0 +1,369 @@
+#!/usr/bin/env python
+"""What makes DRConv learn: one network, one recipe, one key changed at a time, several seeds.
+
+  study_learning.py run DATA      trains what is not trained yet; each finished run is a JSON in the results folder
+  study_learning.py time DATA     times a training step and inference of each arm, interleaved; nothing else may run
+  study_learning.py report        writes the tables (Markdown) and the plots from the JSONs
+
+DATA is a folder with train/<class>/*.jpg and val/<class>/*.jpg. A run that was stopped starts anew, a finished one is
+never repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+import drconv_mm
+from drconv_mm.datasets.image_folder import scan_image_folder
+from drconv_mm.engine.complexity import count_by_part
+from drconv_mm.engine.regions import region_entropy, region_shares
+from drconv_mm.layers import DRConv2d, observe_regions
+
+RESULTS = Path(__file__).parents[1] / "docs/learning"
+SIZE, STORED = 96, 112
+BATCH, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.1, 0.9, 4e-5, 0.1
+
+
+# --- Arms: what is compared ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the table.
+
+    Attributes:
+        about: What it is, for the table.
+        drconv: `DRConv2d`'s own arguments, or None for the standard network.
+        widened: Whether the standard network has the multiply-adds of the DRConv one.
+        authors: Whether the layers start as in the authors' code.
+        random_regions: Whether the region maps are random and fixed.
+    """
+
+    about: str
+    drconv: dict | None = field(default_factory=dict)
+    widened: bool = False
+    authors: bool = False
+    random_regions: bool = False
+
+
+ARMS = {
+    "standard": Arm("standard convolution", None),
+    "widened": Arm("standard, widened to DRConv's multiply-adds", None, widened=True),
+    "drconv": Arm("DRConv, the defaults (mixture, m = 8)"),
+    "m1": Arm("m = 1", {"num_regions": 1}),
+    "m2": Arm("m = 2", {"num_regions": 2}),
+    "m4": Arm("m = 4", {"num_regions": 4}),
+    "frozen_guide": Arm("guide not trained (`guide_grad_scale=0`)", {"guide_grad_scale": 0.0}),
+    "random_regions": Arm("random fixed region maps", random_regions=True),
+    "topk": Arm("`guide_grad='topk'`, k = 2", {"guide_grad": "topk", "guide_topk": 2}),
+    "pooled": Arm("generator `pooled`", {"generator": "pooled"}),
+    "no_static": Arm("`mixture` without static kernel", {"generator": {"type": "mixture", "static": False}}),
+    "authors": Arm("the authors' initialisation", {"generator": {"type": "mixture", "static": False}}, authors=True),
+}
+
+
+def _drconv_shufflenet(arm: Arm, width: float) -> dict:
+    arrangement = "none" if arm.drconv is None else "both"
+    return dict(
+        type="drconv_mm.DRConvShuffleNetV2", widen_factor=width, arrangement=arrangement, drconv=dict(arm.drconv or {})
+    )
+
+
+def _shufflenet_by_key(arm: Arm, width: float) -> dict:
+    if arm.drconv is None:  # mmpretrain's own has four widths only
+        return _drconv_shufflenet(arm, width)
+    return dict(type="mmpretrain.ShuffleNetV2", widen_factor=width, conv_cfg=dict(arm.drconv, type="drconv_mm.DRConv"))
+
+
+def _mobilenet_v1(arm: Arm, width: float) -> dict:
+    conv_cfg = None if arm.drconv is None else dict(arm.drconv, type="drconv_mm.DRConv")
+    return dict(type="drconv_mm.MobileNetV1", widen_factor=width, conv_cfg=conv_cfg)
+
+
+NETWORKS: dict[str, tuple[Callable[[Arm, float], dict], float]] = {
+    "drconv_shufflenet_v2-0.5x": (_drconv_shufflenet, 0.5),
+    "shufflenet_v2-0.5x": (_shufflenet_by_key, 0.5),
+    "mobilenet_v1-0.25x": (_mobilenet_v1, 0.25),
+}
+
+
+class Classifier(nn.Module):
+    """Backbone, global average pooling, linear layer: ``[N, 3, H, W] -> [N, classes]``."""
+
+    def __init__(self, backbone: dict, num_classes: int):
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+        self.backbone.init_weights()
+        channels = self.backbone(torch.zeros(2, 3, SIZE, SIZE))[-1].shape[1]
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits."""
+        return self.fc(self.backbone(images)[-1].mean((2, 3)))
+
+
+def build(network: str, arm: Arm, num_classes: int) -> Classifier:
+    """The arm's network."""
+    make, width = NETWORKS[network]
+    if arm.widened:
+        width = matching_width(network, num_classes)
+    model = Classifier(make(arm, width), num_classes)
+    if arm.authors:
+        authors_initialisation(model)
+    return model
+
+
+def multiply_adds(model: nn.Module) -> int:
+    """Of one image."""
+    return count_by_part(model, (SIZE, SIZE))["total"].multiply_adds
+
+
+def matching_width(network: str, num_classes: int) -> float:
+    """The width at which the standard network has the multiply-adds of the DRConv one, by bisection."""
+    make, low = NETWORKS[network]
+    wanted, high = multiply_adds(Classifier(make(ARMS["drconv"], low), num_classes)), 4 * low
+    for _ in range(10):
+        middle = (low + high) / 2
+        enough = multiply_adds(Classifier(make(ARMS["standard"], middle), num_classes)) >= wanted
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def authors_initialisation(model: nn.Module) -> None:
+    """As the authors' code starts: routing of std 0.01 without bias, guide and kernels as ``nn.Conv2d``."""
+    for layer in model.modules():
+        if isinstance(layer, DRConv2d):
+            nn.init.normal_(layer.generator.routing_weight, std=0.01)
+            nn.init.zeros_(layer.generator.routing_bias)
+            for kernel in layer.generator.kernels:
+                nn.init.kaiming_uniform_(kernel, a=5**0.5)
+    for module in model.modules():
+        if getattr(module, "guide_weight", None) is not None:
+            nn.init.kaiming_uniform_(module.guide_weight, a=5**0.5)
+
+
+# --- Data ------------------------------------------------------------------------------------------------------------
+
+
+def load_split(root: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """Images ``[N, 3, 112, 112]`` (uint8, RGB; short side resized, middle cut out), labels ``[N]``, class names."""
+    files, labels, classes = scan_image_folder(root / split)
+    images = []
+    for file in files:
+        image = cv2.imread(str(file))
+        if image is None:
+            raise SystemExit(f"{file} is not an image that OpenCV can read; remove or mend it")
+        scale = STORED / min(image.shape[:2])
+        size = [max(STORED, round(side * scale)) for side in image.shape[:2]]
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+        top, left = ((side - STORED) // 2 for side in size)
+        images.append(image[top : top + STORED, left : left + STORED, ::-1].transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels), classes
+
+
+def normalized(images: Tensor) -> Tensor:
+    """uint8 to about zero mean and unit variance."""
+    return (images.float() - 118) / 58
+
+
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crops of 40 to 100% of the area, at 96x96, half of them mirrored."""
+    count = len(images)
+    scale = (0.4 + 0.6 * torch.rand(count, generator=generator)).sqrt()
+    shift = (1 - scale).unsqueeze(1) * (2 * torch.rand(count, 2, generator=generator) - 1)
+    mirror = 1 - 2 * torch.randint(2, (count,), generator=generator)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * mirror, scale, shift
+    grid = F.affine_grid(theta, [count, 3, SIZE, SIZE], align_corners=False)
+    return F.grid_sample(normalized(images), grid, align_corners=False)
+
+
+def cropped(images: Tensor) -> Tensor:
+    """The middle, at 96x96."""
+    edge = (STORED - SIZE) // 2
+    return normalized(images[..., edge : edge + SIZE, edge : edge + SIZE])
+
+
+# --- One run ---------------------------------------------------------------------------------------------------------
+
+
+def random_regions(name: str, regions: Tensor, num_regions: int) -> Tensor:
+    """The same random map for a layer at every call."""
+    generator = torch.Generator().manual_seed(int.from_bytes(name.encode()[-6:], "big"))
+    fixed = torch.randint(num_regions, (1, *regions.shape[1:]), generator=generator)
+    return fixed.expand_as(regions)
+
+
+def region_zero(name: str, regions: Tensor, num_regions: int) -> Tensor:
+    """Region 0 everywhere."""
+    return torch.zeros_like(regions)
+
+
+def shuffled(name: str, regions: Tensor, num_regions: int) -> Tensor:
+    """Each image's map with its pixels in random places: the shares stay, the places mean nothing."""
+    flat = regions.flatten(1)
+    generator = torch.Generator().manual_seed(flat.shape[1])
+    return flat.gather(1, torch.rand(flat.shape, generator=generator).argsort(1)).view_as(regions)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, change: Callable | None) -> float:
+    """Top-1 in percent, the region maps changed."""
+    model.eval()
+    with observe_regions(model, change) if change else nullcontext():
+        right = [
+            (model(cropped(x)).argmax(1) == y).sum()
+            for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True)
+        ]
+    return 100 * float(sum(right)) / len(labels)
+
+
+@torch.no_grad()
+def entropies(model: nn.Module, images: Tensor, change: Callable | None) -> dict[str, float]:
+    """Of each layer's use of its regions over all images, in units of log m."""
+    counts: dict[str, Tensor] = {}
+
+    def count(name: str, regions: Tensor, num_regions: int) -> Tensor:
+        used = change(name, regions, num_regions) if change else regions
+        counts[name] = counts.get(name, 0) + torch.bincount(used.flatten(), minlength=num_regions)
+        return used
+
+    model.eval()
+    with observe_regions(model, count):
+        for x in images.split(BATCH):
+            model(cropped(x))
+    return {name: round(region_entropy(region_shares(c)), 4) for name, c in counts.items()}
+
+
+def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Path, out: Path) -> dict:
+    """Trains and evaluates one run, and writes its JSON at the end."""
+    torch.manual_seed(seed)
+    arm = ARMS[arm_name]
+    (images, labels, classes), (val_images, val_labels, _) = (load_split(data, split) for split in ("train", "val"))
+    model = build(network, arm, len(classes))
+    decayed = [p for name, p in model.named_parameters() if p.dim() > 1]
+    rest = [p for name, p in model.named_parameters() if p.dim() <= 1]  # norms and biases
+    optimizer = torch.optim.SGD(
+        [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)], lr=LEARNING_RATE, momentum=MOMENTUM
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - i / iterations))
+    generator = torch.Generator().manual_seed(seed)
+    change = random_regions if arm.random_regions else None
+    losses, started = [], time.perf_counter()
+    order = torch.empty(0, dtype=torch.long)
+    model.train()
+    with observe_regions(model, change) if change else nullcontext():
+        for _ in range(iterations):
+            if len(order) < BATCH:
+                order = torch.randperm(len(images), generator=generator)
+            batch, order = order[:BATCH], order[BATCH:]
+            loss = F.cross_entropy(
+                model(augmented(images[batch], generator)), labels[batch], label_smoothing=LABEL_SMOOTHING
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+    costs = count_by_part(model, (SIZE, SIZE))
+    result = dict(
+        network=network, arm=arm_name, seed=seed, iterations=iterations,
+        top1=accuracy(model, val_images, val_labels, change),
+        top1_region_zero=accuracy(model, val_images, val_labels, region_zero),
+        top1_shuffled=accuracy(model, val_images, val_labels, shuffled),
+        train_loss=round(mean(losses[-50:]), 4),
+        multiply_adds=costs["total"].multiply_adds, parameters=costs["total"].parameters,
+        entropy=entropies(model, val_images, change),
+        minutes=round((time.perf_counter() - started) / 60, 2), threads=torch.get_num_threads(),
+        torch=torch.__version__, drconv_mm=drconv_mm.__version__,
+    )  # fmt: skip
+    write_json(out, result)
+    return result
+
+
+def write_json(path: Path, content: dict) -> None:
+    """All of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.replace(path)
+
+
+# --- The commands ----------------------------------------------------------------------------------------------------
+
+
+def path_of(results: Path, network: str, arm: str, seed: int) -> Path:
+    """Where a run's JSON lies."""
+    return results / "runs" / network / f"{arm}-seed{seed}.json"
+
+
+def _worker(job: tuple) -> dict:
+    MMLogger.get_instance("mmengine", log_level="WARNING")  # init_weights tells of every parameter
+    torch.set_num_threads(1)
+    return train_one(*job)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains what is missing, the first seed of every arm first."""
+    jobs = [
+        (network, arm, seed, args.iterations, args.data, path_of(args.results, network, arm, seed))
+        for seed in range(args.seeds)
+        for arm in args.arms
+        for network in args.networks
+    ]
+    missing = [job for job in jobs if not job[-1].exists()]
+    print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished before", flush=True)
+    load_split(args.data, "train")  # a wrong layout shows before anything starts
+    started = time.perf_counter()
+    with torch.multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+        for done, result in enumerate(pool.imap_unordered(_worker, missing), 1):
+            left = (time.perf_counter() - started) / done * (len(missing) - done) / 60
+            print(
+                f"[{done}/{len(missing)}] {result['network']} {result['arm']} seed {result['seed']}: "
+                f"top-1 {result['top1']:.1f}, region 0 {result['top1_region_zero']:.1f}, "
+                f"shuffled {result['top1_shuffled']:.1f}, loss {result['train_loss']:.3f}, "
+                f"{result['minutes']:.1f} min; {left:.0f} min left",
+                flush=True,
+            )
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "time", "report"])
+    parser.add_argument("data", type=Path, nargs="?", default=Path("data/caltech20"), help="default: %(default)s")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each arm (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=600, help="of batch 32 (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="runs at once, one thread each (default: cores)"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSONs (default: docs/learning)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Does what is asked."""
+    args = parse_args()
+    {"run": run}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
