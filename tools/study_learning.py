@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median, stdev
 
 import cv2
 import numpy as np
@@ -343,6 +344,122 @@ def run(args: argparse.Namespace) -> None:
             )
 
 
+def time_arms(args: argparse.Namespace) -> None:
+    """Times a training step and inference of each arm, one round after another, and writes ``times.json``."""
+    images, labels, classes = load_split(args.data, "train")
+    images, labels = cropped(images[:BATCH]), labels[:BATCH]
+    MMLogger.get_instance("mmengine", log_level="WARNING")
+    times: dict[str, dict[str, dict]] = {}
+    for network in args.networks:
+        models = {arm: build(network, ARMS[arm], len(classes)) for arm in args.arms}
+        seconds: dict[str, dict[str, list[float]]] = {arm: {"step": [], "inference": []} for arm in models}
+        for _ in range(args.rounds + 1):
+            for arm, model in models.items():
+                started = time.perf_counter()
+                F.cross_entropy(model.train()(images), labels).backward()
+                seconds[arm]["step"].append(time.perf_counter() - started)
+                started = time.perf_counter()
+                with torch.no_grad():
+                    model.eval()(images)
+                seconds[arm]["inference"].append(time.perf_counter() - started)
+        times[network] = {
+            arm: {what: round(median(values[1:]), 4) for what, values in found.items()}
+            for arm, found in seconds.items()
+        }
+        print(network, times[network], flush=True)
+    machine = dict(threads=torch.get_num_threads(), cpu=cpu_name(), torch=torch.__version__, batch=BATCH)
+    write_json(args.results / "times.json", dict(machine=machine, seconds=times))
+
+
+def cpu_name() -> str:
+    """As the system calls it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+# --- The report ------------------------------------------------------------------------------------------------------
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """``mean +- standard deviation``, the latter from two values on."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def table(network: str, arms: dict[str, list[dict]], seconds: dict[str, dict]) -> list[str]:
+    """A network's lines of Markdown."""
+    lines = [
+        f"### {network}", "",
+        "| arm | seeds | top-1 | all region 0 | maps shuffled | train loss "
+        "| layers over 0.3 log m (entropy: min, median) | multiply-adds | parameters | step, s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for arm, runs in arms.items():
+        first, spec = runs[0], ARMS[arm].drconv
+        top1 = [mean_and_spread([run[key] for run in runs]) for key in ("top1", "top1_region_zero", "top1_shuffled")]
+        entropy = [value for run in runs for value in run["entropy"].values()]
+        used = ""
+        if spec is None or spec.get("num_regions", 8) == 1:
+            top1[1:] = ["", ""]  # nothing to change
+        else:
+            used = f"{sum(e > 0.3 for e in entropy)} of {len(entropy)} ({min(entropy):.2f}, {median(entropy):.2f})"
+        step = seconds.get(arm, {}).get("step")
+        cells = [
+            ARMS[arm].about, str(len(runs)), *top1, f"{mean(run['train_loss'] for run in runs):.2f}", used,
+            f"{first['multiply_adds'] / 1e6:.1f} M", f"{first['parameters'] / 1e6:.2f} M",
+            "" if step is None else f"{step:.2f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def plot(found: dict[str, dict[str, list[dict]]], path: Path) -> None:
+    """Top-1 of each run by arm, and the default's entropies by layer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(found), figsize=(5.2 * len(found), 8.5), squeeze=False)
+    for (network, arms), upper, lower in zip(found.items(), *axes, strict=True):
+        names = list(arms)[::-1]
+        for row, arm in enumerate(names):
+            values = [run["top1"] for run in arms[arm]]
+            upper.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.6)
+            upper.plot(mean(values), row, "|", color="black", markersize=16)
+        upper.set_yticks(range(len(names)), names)
+        upper.set(title=network, xlabel="top-1, % (points: seeds, bar: mean)")
+        upper.grid(axis="x", alpha=0.4)
+        for run in arms.get("drconv", []):
+            lower.plot(list(run["entropy"].values()), ".-", label=f"seed {run['seed']}")
+        lower.axhline(0.3, color="gray", linestyle="--")
+        lower.set(xlabel="DRConv layer, from input to output", ylabel="region entropy / log m", ylim=(0, 1.02))
+        lower.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Writes the tables between the page's markers, and the plot."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for network in NETWORKS:
+        for arm in ARMS:
+            paths = sorted((args.results / "runs" / network).glob(f"{arm}-seed*.json"))
+            if paths:
+                found.setdefault(network, {})[arm] = [json.loads(path.read_text()) for path in paths]
+    if not found:
+        raise SystemExit(f"no runs in {args.results / 'runs'}; make them with: study_learning.py run DATA")
+    timed = args.results / "times.json"
+    seconds = json.loads(timed.read_text())["seconds"] if timed.exists() else {}
+    lines = [line for network, arms in found.items() for line in table(network, arms, seconds.get(network, {}))]
+    page, begin, end = args.results.with_suffix(".md"), "<!-- tables: begin -->", "<!-- tables: end -->"
+    if page.exists() and begin in (text := page.read_text()):
+        before, after = text.split(begin)[0], text.split(end)[1]
+        page.write_text("\n".join([f"{before}{begin}", "", *lines, f"{end}{after}"]))
+    print("\n".join(lines))
+    plot(found, args.results / "learning.png")
+
+
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -355,6 +472,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="runs at once, one thread each (default: cores)"
     )
+    parser.add_argument("--rounds", type=int, default=7, help="of `time` (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSONs (default: docs/learning)")
     return parser.parse_args()
 
@@ -362,7 +480,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Does what is asked."""
     args = parse_args()
-    {"run": run}[args.command](args)
+    {"run": run, "time": time_arms, "report": report}[args.command](args)
 
 
 if __name__ == "__main__":

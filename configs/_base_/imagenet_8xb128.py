@@ -5,13 +5,6 @@ default_scope = "mmpretrain"
 data_root = "data/imagenet"
 max_iters = 240_000
 
-model = dict(
-    head=dict(
-        num_classes=1000,
-        loss=dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original", loss_weight=1.0),
-        topk=(1, 5),
-    )
-)
 data_preprocessor = dict(num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 train_pipeline = [

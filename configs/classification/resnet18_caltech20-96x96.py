@@ -1,1 +1,3 @@
 _base_ = ["../_base_/models/resnet18.py", "../_base_/caltech20_96x96.py"]
+
+model = dict(head=dict(num_classes=20))

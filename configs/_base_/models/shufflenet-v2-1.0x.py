@@ -2,5 +2,11 @@ model = dict(
     type="ImageClassifier",
     backbone=dict(type="ShuffleNetV2", widen_factor=1.0),
     neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", in_channels=1024),
+    head=dict(
+        type="LinearClsHead",
+        num_classes=1000,
+        in_channels=1024,
+        loss=dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original", loss_weight=1.0),
+        topk=(1, 5),
+    ),
 )
