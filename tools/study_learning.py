@@ -224,15 +224,13 @@ def shuffled(name: str, regions: Tensor, num_regions: int) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, change: Callable | None) -> float:
-    """Top-1 in percent, the region maps changed."""
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, change: Callable | None) -> tuple[float, float]:
+    """Top-1 in percent and mean cross-entropy, the region maps changed."""
     model.eval()
     with observe_regions(model, change) if change else nullcontext():
-        right = [
-            (model(cropped(x)).argmax(1) == y).sum()
-            for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True)
-        ]
-    return 100 * float(sum(right)) / len(labels)
+        logits = torch.cat([model(cropped(batch)) for batch in images.split(BATCH)])
+    right = float((logits.argmax(1) == labels).float().mean())
+    return round(100 * right, 2), round(float(F.cross_entropy(logits, labels)), 4)
 
 
 @torch.no_grad()
@@ -283,11 +281,10 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
             schedule.step()
             losses.append(float(loss.detach()))
     costs = count_by_part(model, (SIZE, SIZE))
-    result = dict(
-        network=network, arm=arm_name, seed=seed, iterations=iterations,
-        top1=accuracy(model, val_images, val_labels, change),
-        top1_region_zero=accuracy(model, val_images, val_labels, region_zero),
-        top1_shuffled=accuracy(model, val_images, val_labels, shuffled),
+    result = dict(network=network, arm=arm_name, seed=seed, iterations=iterations)
+    for suffix, function in (("", change), ("_region_zero", region_zero), ("_shuffled", shuffled)):
+        result["top1" + suffix], result["val_loss" + suffix] = evaluate(model, val_images, val_labels, function)
+    result.update(
         train_loss=round(mean(losses[-50:]), 4),
         multiply_adds=costs["total"].multiply_adds, parameters=costs["total"].parameters,
         entropy=entropies(model, val_images, change),

@@ -1,4 +1,4 @@
-# The authors' structure: one guide a block, shared by its two pointwise DRConvs.
+# The authors' structure: one guide a block, shared by its pointwise DRConvs. `arrangement` says which those are.
 model = dict(
     type="ImageClassifier",
     backbone=dict(type="drconv_mm.DRConvShuffleNetV2", widen_factor=0.5, arrangement="both"),
