@@ -84,7 +84,7 @@ def test_a_pair_differs_in_one_key(network, suffix):
 )
 def test_trains_and_tests_on_real_images(tmp_path, images, config, key):
     path = CONFIGS / f"{config}_caltech20-96x96.py"
-    values = dict(short(images), **({None: key} if key else {}))
+    values = {**short(images), **({None: key} if key else {})}
     run(command("mmpretrain", "train.py", path, "--work-dir", "work", options=values), tmp_path)
     first, second = (
         torch.load(tmp_path / f"work/epoch_{epoch}.pth", map_location="cpu", weights_only=False)["state_dict"]
@@ -96,7 +96,7 @@ def test_trains_and_tests_on_real_images(tmp_path, images, config, key):
         if "generator." in name or name.endswith(("guide_weight", "static_weight")):
             assert not torch.equal(first[name], second[name]), f"{name} did not change"
     output = run(command("mmpretrain", "test.py", f"work/{path.name}", "work/epoch_2.pth"), tmp_path)
-    assert re.search(r"accuracy/top1: [\d.]+ +accuracy/top5: [\d.]+", output)
+    assert re.search(r"accuracy/top1: [\d.]+", output)
 
 
 @pytest.mark.parametrize("kind", ["", "-drconv"])
