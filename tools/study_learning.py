@@ -445,7 +445,7 @@ def report(args: argparse.Namespace) -> None:
             if paths:
                 found.setdefault(network, {})[arm] = [json.loads(path.read_text()) for path in paths]
     if not found:
-        raise SystemExit(f"no runs in {args.results / 'runs'}; make them with: study_learning.py run DATA")
+        raise SystemExit(f"study_learning.py: no runs in {args.results / 'runs'}; make them with: study_learning.py run DATA")
     timed = args.results / "times.json"
     seconds = json.loads(timed.read_text())["seconds"] if timed.exists() else {}
     lines = [line for network, arms in found.items() for line in table(network, arms, seconds.get(network, {}))]
@@ -477,7 +477,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Does what is asked."""
     args = parse_args()
-    {"run": run, "time": time_arms, "report": report}[args.command](args)
+    try:
+        {"run": run, "time": time_arms, "report": report}[args.command](args)
+    except FileNotFoundError as error:  # a wrong layout, which the message explains
+        raise SystemExit(f"study_learning.py: {error}") from None
 
 
 if __name__ == "__main__":
