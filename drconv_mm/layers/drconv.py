@@ -15,6 +15,10 @@ from ..ops.region_conv import guide_candidates, region_map
 from .generators import build_generator
 from .guide import compute_guide, reset_guide_, resize_guide
 
+# Part of a fresh layer's filter variance that is dynamic. Regions whose filters differ from the start are noise that
+# slows the training of all layers (docs/learning.md); at exactly zero the guide would have no gradient at first.
+_INITIAL_SHARE = 1e-3
+
 
 class DRConv2d(nn.Module):
     r"""Dynamic Region-Aware Convolution (Chen et al., CVPR 2021): ``nn.Conv2d`` with a filter bank for each region.
@@ -143,10 +147,11 @@ class DRConv2d(nn.Module):
         Named so that mmcv's ConvModule and mmengine's BaseModule leave the layer to itself.
         """
         std = (2 / (self.out_channels * self.kernel_size[0] * self.kernel_size[1])) ** 0.5
-        share = 1.0 if self.static_weight is None else self.generator.initial_share
-        self.generator.reset_parameters(std * share**0.5)
-        if self.static_weight is not None:
-            nn.init.normal_(self.static_weight, std=std * (1 - share) ** 0.5)
+        if self.static_weight is None:
+            self.generator.reset_parameters(std)
+        else:
+            nn.init.normal_(self.static_weight, std=std)
+            self.generator.reset_parameters(std * _INITIAL_SHARE**0.5 / self.generator.gain)
         if self.guide_weight is not None:
             reset_guide_(self.guide_weight)
         if self.bias is not None:
@@ -155,7 +160,9 @@ class DRConv2d(nn.Module):
     def generate_filters(self, input: Tensor) -> Tensor:
         """The filter banks ``[N, m, O, C/groups, kh, kw]`` for an input ``[N, C, H, W]``."""
         filters = self.generator(input)
-        return filters if self.static_weight is None else filters + self.static_weight
+        if self.static_weight is None:
+            return filters
+        return torch.add(self.static_weight, filters, alpha=self.generator.gain)
 
     def forward(self, input: Tensor, guide: Tensor | None = None) -> Tensor:
         """Convolves.

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 GENERATORS: dict[str, type[FilterGenerator]] = {}
 
-# E[sigmoid(z)^2] for z ~ N(0, 1): what a random weight of the sum below contributes to the variance of the filters.
-_MEAN_SQUARE_SIGMOID = 0.2934
+# E[sigmoid(z)^2] for z of standard deviation 1 and 3: what a random weight of the sums below contributes to the
+# variance of the filters.
+_MEAN_SQUARE_SIGMOID, _MEAN_SQUARE_SIGMOID_3 = 0.2934, 0.3852
 
 
 def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[FilterGenerator]]:
@@ -37,7 +38,7 @@ class FilterGenerator(nn.Module):
 
     A subclass keeps raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and
     names in ``linear_in`` the one that its output is linear in: at zero, the dynamic part has no effect and learns.
-    ``initial_share`` is the part of a fresh layer's filter variance that it gets beside a static kernel.
+    ``gain`` is a factor on the dynamic part beside a static kernel: it sets how fast the regions' filters grow apart.
 
     Args:
         in_channels: C.
@@ -46,7 +47,7 @@ class FilterGenerator(nn.Module):
     """
 
     linear_in: str
-    initial_share: float = 0.5
+    gain: float = 1.0
 
     def __init__(self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int):
         super().__init__()
@@ -79,6 +80,7 @@ class MixtureGenerator(FilterGenerator):
     """
 
     linear_in = "kernels"
+    gain = 2.0
 
     def __init__(
         self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int, num_kernels: int = 8
@@ -93,10 +95,11 @@ class MixtureGenerator(FilterGenerator):
 
     def reset_parameters(self, std: float) -> None:
         """See the base class."""
-        # Logits of std 1 whatever the input: with the authors' 0.01 all regions start with nearly the same mixture.
-        nn.init.normal_(self.routing_bias)
+        # With the authors' 0.01 all regions start with nearly the same mixture, and what one region learns goes to all:
+        # filters i and j move together by (A A^T)_ij of the mixing weights A. At 3, half of that is a region's own.
+        nn.init.normal_(self.routing_bias, std=3)
         nn.init.normal_(self.routing_weight, std=0.01)
-        nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID)) ** 0.5)
+        nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_3)) ** 0.5)
 
     def forward(self, input: Tensor) -> Tensor:
         """See the base class."""
@@ -124,9 +127,8 @@ class PooledGenerator(FilterGenerator):
     """
 
     linear_in = "expand_weight"
-    # All taps of a fresh filter are nearly equal here, since they share the weights and the pooled means are alike.
-    # Such a filter adds up what neighbours have in common: up to kh * kw times the variance of independent taps.
-    initial_share = 0.02
+    # Every region has weights of its own here: its filters move by m E[sigmoid^2] = 2.3 where a static kernel moves by 1.
+    gain = 0.5
 
     def __init__(self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int):
         super().__init__(in_channels, filter_shape, num_regions)

@@ -54,7 +54,7 @@ def test_runs_once_and_reports(study):
 
 
 def test_a_wrong_layout_is_said_before_training(study, tmp_path):
-    _, arguments, results = study
+    arguments = study[1]
     done = run(TOOL, "run", tmp_path, *arguments[:-1], tmp_path / "found", check=False)
     assert done.returncode == 1 and f"looked for {tmp_path}/train/<class>/<image>" in done.stderr
     assert "Traceback" not in done.stderr
