@@ -127,7 +127,7 @@ class PooledGenerator(FilterGenerator):
     """
 
     linear_in = "expand_weight"
-    # Every region has weights of its own here: its filters move by m E[sigmoid^2] = 2.3 where a static kernel moves by 1.
+    # Each region has weights of its own: its filters move by m E[sigmoid^2] = 2.3 where a static kernel moves by 1.
     gain = 0.5
 
     def __init__(self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int):
