@@ -52,15 +52,45 @@ class Arm:
         about: What it is, for the table.
         drconv: `DRConv2d`'s own arguments, or None for the standard network.
         widened: Whether the standard network has the multiply-adds of the DRConv one.
-        authors: Whether the layers start as in the authors' code.
+        start: Initialises the network in another way.
         random_regions: Whether the region maps are random and fixed.
     """
 
     about: str
     drconv: dict | None = field(default_factory=dict)
     widened: bool = False
-    authors: bool = False
+    start: Callable[[nn.Module], None] | None = None
     random_regions: bool = False
+
+
+def _layers(model: nn.Module) -> list[DRConv2d]:
+    return [module for module in model.modules() if isinstance(module, DRConv2d)]
+
+
+def authors_start(model: nn.Module) -> None:
+    """As the authors' code starts: routing of std 0.01 without bias, guide and kernels as ``nn.Conv2d``."""
+    for layer in _layers(model):
+        nn.init.normal_(layer.generator.routing_weight, std=0.01)
+        nn.init.zeros_(layer.generator.routing_bias)
+        for kernel in layer.generator.kernels:
+            nn.init.kaiming_uniform_(kernel, a=5**0.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("guide_weight"):
+            nn.init.kaiming_uniform_(parameter, a=5**0.5)
+
+
+def apart_start(model: nn.Module) -> None:
+    """Half of the filters' variance is the dynamic part's: the regions' filters differ from the start."""
+    for layer in _layers(model):
+        std = layer.static_weight.std().item() * 0.5**0.5
+        layer.generator.reset_parameters(std / layer.generator.gain)
+        nn.init.normal_(layer.static_weight, std=std)
+
+
+def alike_start(model: nn.Module) -> None:
+    """Routing logits of std 1 in place of 3: the regions' mixtures are alike, and what one learns goes to all."""
+    for layer in _layers(model):
+        nn.init.normal_(layer.generator.routing_bias)
 
 
 ARMS = {
@@ -75,7 +105,11 @@ ARMS = {
     "topk": Arm("`guide_grad='topk'`, k = 2", {"guide_grad": "topk", "guide_topk": 2}),
     "pooled": Arm("generator `pooled`", {"generator": "pooled"}),
     "no_static": Arm("`mixture` without static kernel", {"generator": {"type": "mixture", "static": False}}),
-    "authors": Arm("the authors' initialisation", {"generator": {"type": "mixture", "static": False}}, authors=True),
+    "authors": Arm(
+        "the authors' initialisation", {"generator": {"type": "mixture", "static": False}}, start=authors_start
+    ),
+    "apart": Arm("regions' filters differ from the start", start=apart_start),
+    "alike": Arm("regions' mixtures start alike", start=alike_start),
 }
 
 
@@ -125,8 +159,8 @@ def build(network: str, arm: Arm, num_classes: int) -> Classifier:
     if arm.widened:
         width = matching_width(network, num_classes)
     model = Classifier(make(arm, width), num_classes)
-    if arm.authors:
-        authors_initialisation(model)
+    if arm.start is not None:
+        arm.start(model)
     return model
 
 
@@ -144,19 +178,6 @@ def matching_width(network: str, num_classes: int) -> float:
         enough = multiply_adds(Classifier(make(ARMS["standard"], middle), num_classes)) >= wanted
         low, high = (low, middle) if enough else (middle, high)
     return high
-
-
-def authors_initialisation(model: nn.Module) -> None:
-    """As the authors' code starts: routing of std 0.01 without bias, guide and kernels as ``nn.Conv2d``."""
-    for layer in model.modules():
-        if isinstance(layer, DRConv2d):
-            nn.init.normal_(layer.generator.routing_weight, std=0.01)
-            nn.init.zeros_(layer.generator.routing_bias)
-            for kernel in layer.generator.kernels:
-                nn.init.kaiming_uniform_(kernel, a=5**0.5)
-    for module in model.modules():
-        if getattr(module, "guide_weight", None) is not None:
-            nn.init.kaiming_uniform_(module.guide_weight, a=5**0.5)
 
 
 # --- Data ------------------------------------------------------------------------------------------------------------

@@ -127,6 +127,26 @@ def test_one_key_trains_and_evaluates(tmp_path, sample, config, data, heads, ext
         assert "coco/segm_mAP" in output
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"type": "drconv_mm.MobileNetV1", "widen_factor": 0.25, "conv_cfg.type": "drconv_mm.DRConv"},
+        {"type": "drconv_mm.DRConvShuffleNetV2", "widen_factor": 0.5},
+    ],
+    ids=["mobilenet_v1", "drconv_shufflenet_v2"],
+)
+def test_own_backbones_in_a_detector(tmp_path, sample, backbone):
+    levels = ("(2,3,4)", "[64,128,256]") if "Mobile" in backbone["type"] else ("(0,1,2)", "[48,96,192]")
+    options = {"model.backbone._delete_": True}
+    options.update({f"model.backbone.{key}": value for key, value in backbone.items()})
+    options.update({"model.backbone.out_indices": levels[0], "model.neck.in_channels": levels[1]})
+    options["model.neck.start_level"] = 0
+    options.update({**training_options(data_options("bccd", sample), "model.bbox_head"), **ONE_STAGE})
+    output = run(command("mmdet", "train.py", RETINANET, "--work-dir", "work", options=options), tmp_path)
+    assert_dynamic_and_trained(tmp_path / "work")
+    assert re.search(r"coco/bbox_mAP: ", output)
+
+
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory, sample) -> Path:
     """Work directory of a standard detector."""
