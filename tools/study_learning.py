@@ -139,12 +139,15 @@ NETWORKS: dict[str, tuple[Callable[[Arm, float], dict], float]] = {
 
 
 class Classifier(nn.Module):
-    """Backbone, global average pooling, linear layer: ``[N, 3, H, W] -> [N, classes]``."""
+    """Backbone, global average pooling, linear layer: ``[N, 3, H, W] -> [N, classes]``.
+
+    The backbones keep ConvModule's start (kaiming, fan_out), so that all networks start in the same way: mmpretrain's
+    ``ShuffleNetV2.init_weights`` has another, which no other width has.
+    """
 
     def __init__(self, backbone: dict, num_classes: int):
         super().__init__()
         self.backbone = MODELS.build(backbone)
-        self.backbone.init_weights()
         channels = self.backbone(torch.zeros(2, 3, SIZE, SIZE))[-1].shape[1]
         self.fc = nn.Linear(channels, num_classes)
 
