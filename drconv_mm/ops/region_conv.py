@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .backends import BACKENDS, choose_backend
+from .backends import BACKENDS, Backend, choose_backend
 from .geometry import Geometry, pair, same_padding
 
 
@@ -53,7 +53,7 @@ def region_conv2d(
             over the ``guide_topk`` most likely regions of each pixel, as many convolutions. ``'none'``: zeros.
         guide_topk: k of ``guide_grad='topk'``; m or more is ``'full'``.
         guide_grad_scale: Factor on the guide's gradient (beta in the authors' code); 0 is ``guide_grad='none'``.
-        backend: ``'sorted'``, ``'batched'``, ``'dense'`` or ``'reference'``. None takes the environment variable
+        backend: ``'cpu'``, ``'sorted'``, ``'batched'``, ``'dense'`` or ``'reference'``. None takes the environment variable
             ``DRCONV_MM_BACKEND``, else the fastest that can run.
 
     Returns:
@@ -74,16 +74,9 @@ def region_conv2d(
         input, padding = _pad_by_name(input, padding, filters.shape[-2:], stride, dilation)
     geometry = Geometry(stride, pair("padding", padding, 0), dilation, groups)
     _check_guide_size(input, filters, guide, geometry)
-    # One output channel a channel is where a matrix product has nothing to multiply.
-    depthwise = groups > 1 and filters.shape[3] == 1
-    # Filters that all samples share are few and have many pixels each.
-    bank_work = (
-        filters.shape[2:].numel() * guide.shape[2] * guide.shape[3] * (1 if filters.shape[0] > 1 else len(input))
-    )
-    name = choose_backend(backend, input.device, filters.shape[1], depthwise, bank_work)
     candidates = guide_candidates(guide_grad, guide_topk, guide_grad_scale, filters.shape[1])
     output = torch.ops.drconv_mm.region_conv2d(
-        input, filters, guide, *geometry, candidates, float(guide_grad_scale), name
+        input, filters, guide, *geometry, candidates, float(guide_grad_scale), backend or ""
     )
     return output if bias is None else output + bias.view(1, -1, 1, 1)
 
@@ -216,8 +209,18 @@ def _forward(
     geometry = _geometry(stride, padding, dilation, groups)
     if input.shape[0] == 0:
         return _empty_output(input, filters, guide)
-    output = BACKENDS[backend].forward(input, filters, region_map(guide), geometry)
+    output = _choose(backend, input, filters, guide, geometry).forward(input, filters, region_map(guide), geometry)
     return output.contiguous(memory_format=_memory_format(input))
+
+
+def _choose(name: str, input: Tensor, filters: Tensor, guide: Tensor, geometry: Geometry) -> Backend:
+    # Chosen inside the operator: a compiler that traces the call sees nothing of it.
+    # One output channel a channel is where a matrix product has nothing to multiply.
+    depthwise = geometry.groups > 1 and filters.shape[3] == 1
+    # Filters that all samples share are few and have many pixels each.
+    bank_work = filters.shape[2:].numel() * guide.shape[2] * guide.shape[3]
+    bank_work *= 1 if filters.shape[0] > 1 else len(input)
+    return BACKENDS[choose_backend(name or None, input.device, filters.shape[1], depthwise, bank_work)]
 
 
 def _empty_output(input: Tensor, filters: Tensor, guide: Tensor) -> Tensor:
@@ -256,7 +259,8 @@ def _backward(
     # One region has no choice to make: its softmax is constant.
     needed = (wanted[0], wanted[1], wanted[2] and candidates > 1)
     some = _most_likely(guide, candidates) if needed[2] and candidates < num_regions else None
-    grads = list(BACKENDS[backend].backward(grad_output, input, filters, region_map(guide), geometry, needed, some))
+    chosen = _choose(backend, input, filters, guide, geometry)
+    grads = list(chosen.backward(grad_output, input, filters, region_map(guide), geometry, needed, some))
     if needed[2]:
         scores, response = guide.to(grads[2].dtype), grads[2]
         soft = (scores if some is None else scores.gather(1, some)).softmax(1)

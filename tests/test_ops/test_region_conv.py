@@ -13,7 +13,7 @@ from drconv_mm import region_conv2d
 from drconv_mm.ops.backends import BACKENDS, ENV, Backend, dense
 from drconv_mm.ops.region_conv import region_map
 
-FAST = ["sorted", "batched", "dense"]
+FAST = ["cpu", "sorted", "batched", "dense"]
 
 
 def make(n=2, c=4, o=6, m=3, kernel=(3, 2), size=(7, 5), own=True, groups=1, dtype=torch.float64, seed=0, **geometry):
@@ -307,6 +307,7 @@ def test_environment_variable_chooses_the_backend(monkeypatch):
         region_conv2d(*tensors, **arguments)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize(
     "problem, name",
     [
@@ -317,7 +318,7 @@ def test_environment_variable_chooses_the_backend(monkeypatch):
         (dict(m=1), "dense"),
     ],
 )
-def test_the_automatic_choice(monkeypatch, problem, name):
+def test_the_automatic_choice(monkeypatch, problem, name, compiled):
     *tensors, arguments = make(**problem)
     chosen = []
     for backend in list(BACKENDS):
@@ -327,6 +328,10 @@ def test_the_automatic_choice(monkeypatch, problem, name):
         if backend != "reference":
             monkeypatch.setitem(BACKENDS, backend, spy)
     monkeypatch.setitem(BACKENDS, "reference", BACKENDS["reference"]._replace(forward=dense.forward))
+    if compiled and problem != dict(m=1):
+        name = "cpu"
+    elif not compiled:
+        monkeypatch.setitem(BACKENDS, "cpu", BACKENDS["cpu"]._replace(why_not=lambda device: "no compiler"))
     region_conv2d(*tensors, **arguments)
     assert chosen == [name]
 

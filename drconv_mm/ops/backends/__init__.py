@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import batched, dense, reference
+from . import batched, cpu, dense, reference
 from . import sorted as sorted_
 
 ENV = "DRCONV_MM_BACKEND"
@@ -37,7 +37,9 @@ class Backend(NamedTuple):
 
 BACKENDS: dict[str, Backend] = {
     name: Backend(module.forward, module.backward, module.why_not)
-    for name, module in {"sorted": sorted_, "batched": batched, "dense": dense, "reference": reference}.items()
+    for name, module in {
+        "cpu": cpu, "sorted": sorted_, "batched": batched, "dense": dense, "reference": reference,
+    }.items()  # fmt: skip
 }
 
 
@@ -65,7 +67,9 @@ def choose_backend(name: str | None, device: torch.device, num_regions: int, dep
         if reason is not None:
             raise RuntimeError(f"{asked_by}={name!r} can't run on {device}: {reason}. Leave it out to choose by itself")
         return name
-    if num_regions == 1 or depthwise:
+    if device.type == "cpu" and num_regions > 1:
+        order = ("cpu", "sorted", "dense", "reference")
+    elif num_regions == 1 or depthwise:
         # One region is a standard convolution; a depthwise product is too thin for matrix products.
         order = ("dense", "sorted", "reference")
     elif bank_work <= _BATCHED_WORK:

@@ -1,0 +1,358 @@
+// The backend `cpu`: sorts positions by region, shares the work among PyTorch's threads, and calls the kernels of the
+// best capability that the processor has.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace drconv {
+namespace {
+
+constexpr const char* kVariable = "DRCONV_MM_CPU_CAPABILITY";
+
+bool has(const std::string& capability) {
+#if defined(__x86_64__)
+  if (capability == "avx512")
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (capability == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return capability == "portable";
+}
+
+std::string capability() {
+  if (const char* asked = std::getenv(kVariable); asked && *asked) {
+    TORCH_CHECK_VALUE(std::string(asked) == "avx512" || std::string(asked) == "avx2" ||
+                          std::string(asked) == "portable",
+                      kVariable, "='", asked, "' is not known; choose one of avx512, avx2, portable");
+    TORCH_CHECK(has(asked), kVariable, "=", asked, ": this processor does not have it; leave it out");
+    return asked;
+  }
+  return has("avx512") ? "avx512" : has("avx2") ? "avx2" : "portable";
+}
+
+template <typename T>
+const Kernels<T>& kernels_of(const Kernels<T>& avx512_kernels, const Kernels<T>& avx2_kernels,
+                             const Kernels<T>& portable_kernels) {
+  const std::string name = capability();
+  return name == "avx512" ? avx512_kernels : name == "avx2" ? avx2_kernels : portable_kernels;
+}
+
+template <typename T>
+const Kernels<T>& kernels();
+
+#if defined(__x86_64__)
+template <>
+const Kernels<float>& kernels() {
+  return kernels_of(avx512::float_kernels, avx2::float_kernels, portable::float_kernels);
+}
+template <>
+const Kernels<double>& kernels() {
+  return kernels_of(avx512::double_kernels, avx2::double_kernels, portable::double_kernels);
+}
+#else
+template <>
+const Kernels<float>& kernels() {
+  return kernels_of(portable::float_kernels, portable::float_kernels, portable::float_kernels);
+}
+template <>
+const Kernels<double>& kernels() {
+  return kernels_of(portable::double_kernels, portable::double_kernels, portable::double_kernels);
+}
+#endif
+
+void set_filter_strides(Problem& p, const at::Tensor& filters) {
+  for (int i = 0; i < 6; ++i) p.filter_stride[i] = filters.stride(i);
+}
+
+Problem problem(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions, at::IntArrayRef stride,
+                at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
+  Problem p;
+  p.batch = input.size(0), p.channels = input.size(1), p.height = input.size(2), p.width = input.size(3);
+  p.regions = filters.size(1), p.out_channels = filters.size(2), p.groups = groups;
+  p.out_height = regions.size(-2), p.out_width = regions.size(-1);
+  for (int i = 0; i < 2; ++i) {
+    p.kernel[i] = filters.size(4 + i);
+    p.stride[i] = stride[i], p.padding[i] = padding[i], p.dilation[i] = dilation[i];
+  }
+  p.shared = filters.size(0) == 1;
+  set_filter_strides(p, filters);
+  TORCH_CHECK(p.batch * p.positions() < (int64_t(1) << 31), "the batch has too many output positions for this backend");
+  return p;
+}
+
+bool is_depthwise(const Problem& p) { return p.groups > 1 && p.group_channels() == 1 && p.group_outputs() == 1; }
+
+// Half precision is computed in single: sums of many products need it.
+at::ScalarType working_type(const at::Tensor& input) {
+  return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+at::Tensor pixel_rows(const at::Tensor& images, at::ScalarType type) {
+  return images.to(type).contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+at::Tensor empty_rows(const at::Tensor& like, at::IntArrayRef sizes) {
+  return at::empty(sizes, like.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+template <typename F>
+void parallel(int64_t tasks, const F& function) {
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) function(task);
+  });
+}
+
+// Threads that a piece of work is worth.
+int64_t share_count(double multiply_adds) {
+  return std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), int64_t(multiply_adds / (1 << 17))));
+}
+
+double convolution(const Problem& p) {
+  return double(p.batch) * p.positions() * p.out_channels * p.group_channels() * p.taps();
+}
+
+struct Sorted {
+  std::vector<int32_t> positions;
+  std::vector<int64_t> offsets;
+  Order order() const { return {positions.data(), offsets.data()}; }
+};
+
+// A counting sort, image by image; `regions` of an image begin every `image_stride` numbers.
+Sorted sort_positions(const Problem& p, const int64_t* regions, int64_t image_stride) {
+  Sorted sorted;
+  sorted.positions.resize(p.batch * p.positions());
+  sorted.offsets.assign(p.banks() + 1, 0);
+  std::vector<int64_t> next(p.batch * p.regions, 0);
+  const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, p.positions()));
+  at::parallel_for(0, p.batch, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t image = begin; image < end; ++image)
+      for (int64_t i = 0; i < p.positions(); ++i) ++next[image * p.regions + regions[image * image_stride + i]];
+  });
+  int64_t total = 0;
+  const int64_t outer = p.shared ? 1 : p.batch, inner = p.shared ? p.batch : 1;
+  for (int64_t image = 0; image < outer; ++image)
+    for (int64_t region = 0; region < p.regions; ++region) {
+      for (int64_t other = 0; other < inner; ++other) {
+        int64_t& count = next[(image + other) * p.regions + region];
+        const int64_t here = count;
+        count = total;
+        total += here;
+      }
+      sorted.offsets[p.bank(image, region) + 1] = total;
+    }
+  at::parallel_for(0, p.batch, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t image = begin; image < end; ++image)
+      for (int64_t i = 0; i < p.positions(); ++i)
+        sorted.positions[next[image * p.regions + regions[image * image_stride + i]]++] =
+            int32_t(image * p.positions() + i);
+  });
+  return sorted;
+}
+
+// Images cut into strips of output rows where there are not enough images for all threads.
+struct Strips {
+  Strips(const Problem& p, int64_t threads) : p(p), per_image(1) {
+    if (p.batch % threads) per_image = std::min(threads, p.out_height);
+  }
+  int64_t count() const { return p.batch * per_image; }
+  int64_t image(int64_t strip) const { return strip / per_image; }
+  int64_t first_row(int64_t strip) const { return p.out_height * (strip % per_image) / per_image; }
+  int64_t last_row(int64_t strip) const { return p.out_height * (strip % per_image + 1) / per_image; }
+  // The rows of the input under a strip.
+  int64_t first_input_row(int64_t strip) const {
+    return std::clamp<int64_t>(first_row(strip) * p.stride[0] - p.padding[0], 0, p.height);
+  }
+  int64_t last_input_row(int64_t strip) const {
+    const int64_t reach = (last_row(strip) - 1) * p.stride[0] - p.padding[0] + (p.kernel[0] - 1) * p.dilation[0] + 1;
+    return std::clamp<int64_t>(reach, first_input_row(strip), p.height);
+  }
+  const Problem& p;
+  int64_t per_image;
+};
+
+template <typename T>
+void run_forward(const Problem& p, const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions,
+                 at::Tensor& output) {
+  const Kernels<T>& k = kernels<T>();
+  const T *x = input.data_ptr<T>(), *w = filters.data_ptr<T>();
+  const int64_t* map = regions.data_ptr<int64_t>();
+  T* y = output.data_ptr<T>();
+  const int64_t threads = share_count(convolution(p));
+  if (is_depthwise(p)) {
+    const Strips strips(p, threads);
+    parallel(strips.count(), [&](int64_t strip) {
+      k.depthwise_forward(p, map, x, w, y, strips.image(strip), strips.first_row(strip), strips.last_row(strip));
+    });
+    return;
+  }
+  const Sorted sorted = sort_positions(p, map, p.positions());
+  parallel(threads, [&](int64_t i) { k.forward(p, sorted.order(), x, w, y, Share{i, threads}); });
+}
+
+at::Tensor forward(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions,
+                   at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
+  const at::ScalarType type = working_type(input);
+  const at::Tensor x = pixel_rows(input, type), w = filters.to(type), map = regions.contiguous();
+  const Problem p = problem(x, w, map, stride, padding, dilation, groups);
+  at::Tensor output = empty_rows(x, {p.batch, p.out_channels, p.out_height, p.out_width});
+  if (output.numel()) {
+    if (type == at::kDouble) run_forward<double>(p, x, w, map, output);
+    else run_forward<float>(p, x, w, map, output);
+  }
+  return output.to(input.scalar_type());
+}
+
+template <typename T>
+void transposed_gradients(const Problem& p, const Sorted& sorted, const at::Tensor& grad_output,
+                          const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions,
+                          const at::Tensor& candidates, at::Tensor& grad_input, at::Tensor& response) {
+  const Kernels<T>& k = kernels<T>();
+  const int64_t* map = regions.data_ptr<int64_t>();
+  std::vector<Sorted> by_rank;
+  std::vector<Order> orders{sorted.order()};
+  int64_t ranks = response.defined() ? 0 : 1;
+  if (response.defined() && candidates.defined()) {
+    ranks = candidates.size(1);
+    orders.clear();
+    for (int64_t rank = 0; rank < ranks; ++rank)
+      by_rank.push_back(sort_positions(p, candidates.data_ptr<int64_t>() + rank * p.positions(), ranks * p.positions()));
+    for (const Sorted& each : by_rank) orders.push_back(each.order());
+  }
+  const int64_t threads = share_count(convolution(p) * (ranks ? ranks : p.regions));
+  const Strips strips(p, threads);
+  const bool apart = (p.kernel[0] - 1) * p.dilation[0] < p.stride[0];
+  const int64_t row = p.width * p.channels;
+  T* gx = grad_input.defined() ? grad_input.data_ptr<T>() : nullptr;
+  // Strips whose windows overlap add to the same rows: each gets its own, and they are summed in a fixed order.
+  const bool own = gx && strips.per_image > 1 && !apart;
+  std::vector<at::Tensor> parts(own ? strips.count() : 0);
+  if (gx && !own) grad_input.zero_();
+  parallel(strips.count(), [&](int64_t strip) {
+    const int64_t image = strips.image(strip);
+    int64_t input_row = 0;
+    T* to = gx ? gx + image * p.height * row : nullptr;
+    if (own) {
+      input_row = strips.first_input_row(strip);
+      parts[strip] = at::zeros({strips.last_input_row(strip) - input_row, row}, input.options().memory_format(at::MemoryFormat::Contiguous));
+      to = parts[strip].data_ptr<T>();
+    }
+    k.transposed(p, orders.data(), ranks, map, input.data_ptr<T>(), filters.data_ptr<T>(), grad_output.data_ptr<T>(),
+                 to, input_row, response.defined() ? response.data_ptr<T>() : nullptr, image, strips.first_row(strip),
+                 strips.last_row(strip));
+  });
+  if (!own) return;
+  parallel(p.batch * p.height, [&](int64_t i) {
+    T* to = gx + i * row;
+    std::fill(to, to + row, T(0));
+    for (int64_t strip = i / p.height * strips.per_image; strip < (i / p.height + 1) * strips.per_image; ++strip) {
+      const int64_t first = strips.first_input_row(strip), y = i % p.height;
+      if (y < first || y >= strips.last_input_row(strip)) continue;
+      const T* from = parts[strip].data_ptr<T>() + (y - first) * row;
+      for (int64_t c = 0; c < row; ++c) to[c] += from[c];
+    }
+  });
+}
+
+template <typename T>
+void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const at::Tensor& input,
+                         const at::Tensor& filters, const at::Tensor& regions, const at::Tensor& candidates,
+                         at::Tensor& grad_input, at::Tensor& grad_filters, at::Tensor& response) {
+  const Kernels<T>& k = kernels<T>();
+  const T *gy = grad_output.data_ptr<T>(), *x = input.data_ptr<T>(), *w = filters.data_ptr<T>();
+  const int64_t* map = regions.data_ptr<int64_t>();
+  const int64_t* some = candidates.defined() ? candidates.data_ptr<int64_t>() : nullptr;
+  const int64_t ranks = candidates.defined() ? candidates.size(1) : 0, threads = share_count(convolution(p));
+  if (grad_input.defined()) {
+    const int64_t per_image = p.batch % threads ? std::min(threads, p.height) : 1;
+    parallel(p.batch * per_image, [&](int64_t i) {
+      const int64_t part = i % per_image;
+      k.depthwise_grad_input(p, map, w, gy, grad_input.data_ptr<T>(), i / per_image, p.height * part / per_image,
+                             p.height * (part + 1) / per_image);
+    });
+  }
+  if (!grad_filters.defined() && !response.defined()) return;
+  const Strips strips(p, threads);
+  // Filters' gradients of a thread where filters are shared, else of a strip: summed afterwards.
+  const int64_t parts = p.shared ? threads : strips.count(), numbers = p.regions * p.taps() * p.channels;
+  at::Tensor sums;
+  if (grad_filters.defined())
+    sums = at::zeros({parts, numbers}, input.options().memory_format(at::MemoryFormat::Contiguous));
+  parallel(threads, [&](int64_t thread) {
+    for (int64_t strip = strips.count() * thread / threads; strip < strips.count() * (thread + 1) / threads; ++strip)
+      k.depthwise_rest(p, map, some, ranks, x, w, gy,
+                       sums.defined() ? sums.data_ptr<T>() + (p.shared ? thread : strip) * numbers : nullptr,
+                       response.defined() ? response.data_ptr<T>() : nullptr, strips.image(strip),
+                       strips.first_row(strip), strips.last_row(strip));
+  });
+  if (grad_filters.defined()) {
+    const at::Tensor total = sums.view({p.shared ? 1 : p.batch, -1, p.regions, p.kernel[0], p.kernel[1], p.channels}).sum(1);
+    grad_filters.copy_(total.permute({0, 1, 4, 2, 3}).unsqueeze(3));
+  }
+}
+
+template <typename T>
+void run_backward(Problem p, const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& filters,
+                  const at::Tensor& regions, const at::Tensor& candidates, at::Tensor& grad_input,
+                  at::Tensor& grad_filters, at::Tensor& response) {
+  if (is_depthwise(p)) {
+    depthwise_gradients<T>(p, grad_output, input, filters, regions, candidates, grad_input, grad_filters, response);
+    return;
+  }
+  const Sorted sorted = sort_positions(p, regions.data_ptr<int64_t>(), p.positions());
+  if (grad_input.defined() || response.defined())
+    transposed_gradients<T>(p, sorted, grad_output, input, filters, regions, candidates, grad_input, response);
+  if (grad_filters.defined()) {
+    set_filter_strides(p, grad_filters);
+    const int64_t threads = share_count(convolution(p));
+    parallel(threads, [&](int64_t i) {
+      kernels<T>().filter_gradient(p, sorted.order(), input.data_ptr<T>(), grad_output.data_ptr<T>(),
+                                   grad_filters.data_ptr<T>(), Share{i, threads});
+    });
+  }
+}
+
+std::vector<at::Tensor> backward(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& filters,
+                                 const at::Tensor& regions, at::IntArrayRef stride, at::IntArrayRef padding,
+                                 at::IntArrayRef dilation, int64_t groups, bool want_input,
+                                 bool want_filters, bool want_response,
+                                 const std::optional<at::Tensor>& candidates) {
+  const at::ScalarType type = working_type(input);
+  const at::Tensor x = pixel_rows(input, type), gy = pixel_rows(grad_output, type), w = filters.to(type);
+  const at::Tensor map = regions.contiguous(), some = candidates ? candidates->contiguous() : at::Tensor();
+  const Problem p = problem(x, w, map, stride, padding, dilation, groups);
+  at::Tensor grad_input, grad_filters, response;
+  if (want_input) grad_input = empty_rows(x, input.sizes());
+  if (want_filters) grad_filters = at::empty_like(w);
+  if (want_response)
+    response = at::empty({p.batch, some.defined() ? some.size(1) : p.regions, p.out_height, p.out_width},
+                         x.options().memory_format(at::MemoryFormat::Contiguous));
+  if (type == at::kDouble) run_backward<double>(p, gy, x, w, map, some, grad_input, grad_filters, response);
+  else run_backward<float>(p, gy, x, w, map, some, grad_input, grad_filters, response);
+  std::vector<at::Tensor> results;
+  if (want_input) results.push_back(grad_input.to(input.scalar_type()));
+  if (want_filters) results.push_back(grad_filters.to(filters.scalar_type()));
+  if (want_response) results.push_back(response);
+  return results;
+}
+
+}  // namespace
+}  // namespace drconv
+
+TORCH_LIBRARY(drconv_mm_cpu, library) {
+  library.def("capability() -> str", [] { return drconv::capability(); });
+  library.def(
+      "forward(Tensor input, Tensor filters, Tensor regions, int[] stride, int[] padding, int[] dilation, int groups)"
+      " -> Tensor",
+      drconv::forward);
+  library.def(
+      "backward(Tensor grad_output, Tensor input, Tensor filters, Tensor regions, int[] stride, int[] padding,"
+      " int[] dilation, int groups, bool want_input, bool want_filters, bool want_response, Tensor? candidates) -> Tensor[]",
+      drconv::backward);
+}

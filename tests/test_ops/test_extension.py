@@ -1,0 +1,140 @@
+"""The compiled kernels: how they are built and found, every capability, and threads that call them at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from drconv_mm import region_conv2d
+from drconv_mm.ops import extension
+
+from .test_region_conv import assert_like_reference, forward_backward, make, problems
+
+CAPABILITIES = ["avx512", "avx2", "portable"]
+VARIABLE = "DRCONV_MM_CPU_CAPABILITY"
+CALL = "import torch, drconv_mm; print(drconv_mm.region_conv2d(*(torch.ones(s) for s in ((1, 2, 3, 3), (1, 2, 4, 2, 1, 1), (1, 2, 3, 3)))).sum().item())"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _kernels():
+    if extension.why_not() is not None:
+        pytest.skip(extension.why_not())
+
+
+@pytest.fixture(params=CAPABILITIES)
+def capability(request, monkeypatch):
+    monkeypatch.setenv(VARIABLE, request.param)
+    try:
+        torch.ops.drconv_mm_cpu.capability()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    return request.param
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(problem=problems())
+def test_any_geometry_equals_the_oracle_on_each_capability(capability, problem):
+    assert torch.ops.drconv_mm_cpu.capability() == capability
+    assert_like_reference("cpu", *problem)
+
+
+# Panels of one to four vectors with full and partial last ones, tiles with every number of rows left over.
+@pytest.mark.parametrize("c, o", [(5, 3), (16, 24), (40, 48), (64, 70), (130, 33)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+@pytest.mark.parametrize("layout", ["as conv2d's", "outputs side by side"])
+def test_wide_layers_equal_the_oracle(capability, c, o, dtype, tolerance, layout):
+    *tensors, arguments = make(n=3, c=c, o=o, m=4, kernel=(2, 1), size=(6, 7), dtype=dtype, padding=1)
+    if layout == "outputs side by side":
+        tensors[1] = tensors[1].permute(0, 1, 4, 5, 3, 2).contiguous().permute(0, 1, 5, 4, 2, 3)
+    assert_like_reference("cpu", tensors, arguments, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("groups", [1, 12])
+def test_any_number_of_threads_gives_the_same(threads, groups):
+    *tensors, arguments = make(n=2, c=12, o=12, m=3, size=(31, 30), groups=groups, padding=1)
+    before = torch.get_num_threads()
+    expected = forward_backward(tensors, "sorted" if groups == 1 else "dense", arguments)
+    try:
+        torch.set_num_threads(threads)
+        found = forward_backward(tensors, "cpu", arguments)
+    finally:
+        torch.set_num_threads(before)
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_eight_threads_at_once():
+    cases = [make(n=2, c=8 + i, o=12, m=2 + i % 3, size=(9 + i, 11), padding=1, seed=i) for i in range(16)]
+    expected = [forward_backward(tensors, "dense", arguments) for *tensors, arguments in cases]
+
+    def work(case):
+        *tensors, arguments = case
+        return [forward_backward(tensors, "cpu", arguments) for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for results, wanted in zip(pool.map(work, cases), expected, strict=True):
+            for result in results:
+                for got, want in zip(result, wanted, strict=True):
+                    torch.testing.assert_close(got, want)
+
+
+def test_an_unknown_capability_is_named(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "sse9")
+    *tensors, arguments = make()
+    with pytest.raises(ValueError, match=f"{VARIABLE}='sse9' is not known; choose one of avx512, avx2, portable"):
+        region_conv2d(*tensors, backend="cpu", **arguments)
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_two_processes_build_once_and_both_use_it(tmp_path):
+    environment = {**os.environ, "DRCONV_MM_CACHE": str(tmp_path), "CXXFLAGS": ""}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "drconv_mm.build"], env=environment, stdout=-1, stderr=-1, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [job.communicate(timeout=300) for job in jobs]
+    assert all(job.returncode == 0 for job in jobs), outputs
+    assert all("CPU kernels ready" in out for out, _ in outputs)
+    assert sum("compiling the CPU kernels" in err for _, err in outputs) == 1
+    (folder,) = (tmp_path / "kernels").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [extension.LIBRARY, "lock"]
+    # A library that can't be loaded: one message, and everything works on the next backend.
+    (folder / extension.LIBRARY).write_bytes(b"not a library")
+    done = python("-c", CALL, DRCONV_MM_CACHE=str(tmp_path))
+    assert done.stdout.strip() == "72.0"
+    assert "can't be loaded" in done.stderr and "remove it and run python -m drconv_mm.build" in done.stderr
+
+
+def test_without_a_compiler_everything_works_and_one_message_says_why(tmp_path):
+    environment = dict(DRCONV_MM_CACHE=str(tmp_path), CXX="no-such-compiler")
+    done = python("-c", f"{CALL}; {CALL}", **environment)
+    assert done.stdout.split() == ["72.0", "72.0"]
+    assert done.stderr.count("no C++ compiler (no-such-compiler)") == 1
+    done = python("-m", "drconv_mm.build", **environment)
+    assert done.returncode == 1 and "apt-get install g++" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_compiler_that_fails_and_a_cache_that_cannot_be_written(tmp_path):
+    compiler = tmp_path / "cxx"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && echo old 1.0 && exit\necho "error: no C++17" >&2; exit 1\n')
+    compiler.chmod(0o755)
+    done = python("-m", "drconv_mm.build", DRCONV_MM_CACHE=str(tmp_path / "cache"), CXX=str(compiler))
+    assert done.returncode == 1 and "the compiler failed: error: no C++17" in done.stderr
+    assert not list((tmp_path / "cache").rglob("*.so")) and not list((tmp_path / "cache").rglob("part.*"))
+    (tmp_path / "file").touch()
+    done = python("-m", "drconv_mm.build", DRCONV_MM_CACHE=str(tmp_path / "file"))
+    assert done.returncode == 1 and "can't be written" in done.stderr and "DRCONV_MM_CACHE" in done.stderr
