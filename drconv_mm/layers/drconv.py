@@ -162,7 +162,8 @@ class DRConv2d(nn.Module):
         filters = self.generator(input)
         if self.static_weight is None:
             return filters
-        return torch.add(self.static_weight, filters, alpha=self.generator.gain)
+        # In the generated filters' memory layout, which `torch.add` would take from its first argument.
+        return filters.mul(self.generator.gain).add_(self.static_weight)
 
     def forward(self, input: Tensor, guide: Tensor | None = None) -> Tensor:
         """Convolves.

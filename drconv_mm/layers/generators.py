@@ -105,8 +105,10 @@ class MixtureGenerator(FilterGenerator):
         """See the base class."""
         logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
         mixing = 2 * logits.sigmoid() / self.num_kernels
-        filters = mixing.view(-1, self.num_kernels) @ self.kernels.flatten(1)
-        return filters.view(-1, self.num_regions, *self.filter_shape)
+        # The output channels lie side by side, as the compiled kernels read them.
+        kernels = self.kernels.permute(0, 3, 4, 2, 1)
+        filters = mixing.view(-1, self.num_kernels) @ kernels.flatten(1)
+        return filters.view(-1, self.num_regions, *kernels.shape[1:]).permute(0, 1, 5, 4, 2, 3)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         kernels = state_dict.get(prefix + "kernels")
