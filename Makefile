@@ -31,7 +31,7 @@ format: env ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 benchmark: env ## time the operator against conv2d
-	$(BIN)/python tools/benchmark_op.py --shapes pointwise resnet18-layer1 shufflenet-stage3
+	$(BIN)/python tools/benchmark_op.py
 
 constraints: env ## write the versions that are installed to constraints.txt
 	@( echo "# Versions that were tested together, beside the pins of setup.cfg. Made with \`make constraints\`."; \

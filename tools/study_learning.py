@@ -38,7 +38,7 @@ from drconv_mm.layers import DRConv2d, observe_regions
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
 SIZE, STORED = 96, 112
-BATCH, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.1, 0.9, 4e-5, 0.1
+BATCH, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.05, 0.9, 4e-5, 0.1
 
 
 # --- Arms: what is compared ------------------------------------------------------------------------------------------
@@ -54,6 +54,7 @@ class Arm:
         widened: Whether the standard network has the multiply-adds of the DRConv one.
         start: Initialises the network in another way.
         random_regions: Whether the region maps are random and fixed.
+        learning_rate: At its highest.
     """
 
     about: str
@@ -61,6 +62,7 @@ class Arm:
     widened: bool = False
     start: Callable[[nn.Module], None] | None = None
     random_regions: bool = False
+    learning_rate: float = LEARNING_RATE
 
 
 def _layers(model: nn.Module) -> list[DRConv2d]:
@@ -87,14 +89,31 @@ def apart_start(model: nn.Module) -> None:
         nn.init.normal_(layer.static_weight, std=std)
 
 
-def alike_start(model: nn.Module) -> None:
-    """Routing logits of std 1 in place of 3: the regions' mixtures are alike, and what one learns goes to all."""
-    for layer in _layers(model):
-        nn.init.normal_(layer.generator.routing_bias)
+def routing_start(std: float) -> Callable[[nn.Module], None]:
+    """Other routing logits: with large ones the regions' mixtures differ from the start, and learn apart."""
+
+    def start(model: nn.Module) -> None:
+        for layer in _layers(model):
+            nn.init.normal_(layer.generator.routing_bias, std=std)
+
+    return start
+
+
+def gain_start(gain: float) -> Callable[[nn.Module], None]:
+    """Another factor on the dynamic part beside the static kernel."""
+
+    def start(model: nn.Module) -> None:
+        for layer in _layers(model):
+            layer.generator.kernels.data.mul_(layer.generator.gain / gain)
+            layer.generator.gain = gain
+
+    return start
 
 
 ARMS = {
     "standard": Arm("standard convolution", None),
+    "standard_lr0.025": Arm("standard, half the learning rate", None, learning_rate=LEARNING_RATE / 2),
+    "standard_lr0.1": Arm("standard, twice the learning rate", None, learning_rate=LEARNING_RATE * 2),
     "widened": Arm("standard, widened to DRConv's multiply-adds", None, widened=True),
     "drconv": Arm("DRConv, the defaults (mixture, m = 8)"),
     "m1": Arm("m = 1", {"num_regions": 1}),
@@ -109,7 +128,9 @@ ARMS = {
         "the authors' initialisation", {"generator": {"type": "mixture", "static": False}}, start=authors_start
     ),
     "apart": Arm("regions' filters differ from the start", start=apart_start),
-    "alike": Arm("regions' mixtures start alike", start=alike_start),
+    "routing1": Arm("routing logits of std 1", start=routing_start(1.0)),
+    "routing3": Arm("routing logits of std 3", start=routing_start(3.0)),
+    "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
 }
 
 
@@ -283,7 +304,7 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
     decayed = [p for name, p in model.named_parameters() if p.dim() > 1]
     rest = [p for name, p in model.named_parameters() if p.dim() <= 1]  # norms and biases
     optimizer = torch.optim.SGD(
-        [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)], lr=LEARNING_RATE, momentum=MOMENTUM
+        [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)], lr=arm.learning_rate, momentum=MOMENTUM
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - i / iterations))
     generator = torch.Generator().manual_seed(seed)
@@ -405,18 +426,18 @@ def cpu_name() -> str:
 # --- The report ------------------------------------------------------------------------------------------------------
 
 
-def mean_and_spread(values: list[float]) -> str:
+def mean_and_spread(values: list[float], digits: int = 1) -> str:
     """``mean +- standard deviation``, the latter from two values on."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def table(network: str, arms: dict[str, list[dict]], seconds: dict[str, dict]) -> list[str]:
     """A network's lines of Markdown."""
     lines = [
         f"### {network}", "",
-        "| arm | seeds | top-1 | all region 0 | maps shuffled | train loss "
+        "| arm | seeds | top-1 | all region 0 | maps shuffled | val loss | train loss "
         "| layers over 0.3 log m (entropy: min, median) | multiply-adds | parameters | step, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for arm, runs in arms.items():
         first, spec = runs[0], ARMS[arm].drconv
@@ -429,7 +450,8 @@ def table(network: str, arms: dict[str, list[dict]], seconds: dict[str, dict]) -
             used = f"{sum(e > 0.3 for e in entropy)} of {len(entropy)} ({min(entropy):.2f}, {median(entropy):.2f})"
         step = seconds.get(arm, {}).get("step")
         cells = [
-            ARMS[arm].about, str(len(runs)), *top1, f"{mean(run['train_loss'] for run in runs):.2f}", used,
+            ARMS[arm].about, str(len(runs)), *top1, mean_and_spread([run["val_loss"] for run in runs], 2),
+            f"{mean(run['train_loss'] for run in runs):.2f}", used,
             f"{first['multiply_adds'] / 1e6:.1f} M", f"{first['parameters'] / 1e6:.2f} M",
             "" if step is None else f"{step:.2f}",
         ]  # fmt: skip

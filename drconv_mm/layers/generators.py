@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 GENERATORS: dict[str, type[FilterGenerator]] = {}
 
-# E[sigmoid(z)^2] for z of standard deviation 1 and 3: what a random weight of the sums below contributes to the
+# E[sigmoid(z)^2] for z of standard deviation 0.3 and 1: what a random weight of the sums below contributes to the
 # variance of the filters.
-_MEAN_SQUARE_SIGMOID, _MEAN_SQUARE_SIGMOID_3 = 0.2934, 0.3852
+_MEAN_SQUARE_SIGMOID_03, _MEAN_SQUARE_SIGMOID = 0.2554, 0.2934
 
 
 def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[FilterGenerator]]:
@@ -34,11 +34,12 @@ def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[Filt
 
 
 class FilterGenerator(nn.Module):
-    """The dynamic part of a layer's filters: ``[N, C, H, W] -> [N, m, O, C/groups, kh, kw]``.
+    """A layer's filters: ``[N, C, H, W] -> [N, m, O, C/groups, kh, kw]``, the dynamic part and the static kernel.
 
-    A subclass keeps raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and
-    names in ``linear_in`` the one that its output is linear in: at zero, the dynamic part has no effect and learns.
-    ``gain`` is a factor on the dynamic part beside a static kernel: it sets how fast the regions' filters grow apart.
+    A subclass implements ``forward(input, static=None)``: the source's formula alone, or ``static + gain * formula`` for
+    a static kernel ``[O, C/groups, kh, kw]``; ``gain`` sets how fast the regions' filters grow apart. It keeps raw
+    Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and names in
+    ``linear_in`` the one that its formula is linear in: at zero, the dynamic part has no effect and learns.
 
     Args:
         in_channels: C.
@@ -80,7 +81,7 @@ class MixtureGenerator(FilterGenerator):
     """
 
     linear_in = "kernels"
-    gain = 2.0
+    gain = 4.0
 
     def __init__(
         self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int, num_kernels: int = 8
@@ -95,19 +96,25 @@ class MixtureGenerator(FilterGenerator):
 
     def reset_parameters(self, std: float) -> None:
         """See the base class."""
-        # With the authors' 0.01 all regions start with nearly the same mixture, and what one region learns goes to all:
-        # filters i and j move together by (A A^T)_ij of the mixing weights A. At 3, half of that is a region's own.
-        nn.init.normal_(self.routing_bias, std=3)
+        # Filters i and j learn together by (A A^T)_ij of the mixing weights A. Logits of std 3 give a region a third of
+        # its steps to itself, and learn much slower than these, which leave it 2% and let the logits grow apart
+        # (docs/learning.md). The authors' 0.01 leaves nothing, and nothing grows where the kernels start at zero.
+        nn.init.normal_(self.routing_bias, std=0.3)
         nn.init.normal_(self.routing_weight, std=0.01)
-        nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_3)) ** 0.5)
+        nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_03)) ** 0.5)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, static: Tensor | None = None) -> Tensor:
         """See the base class."""
         logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
         mixing = 2 * logits.sigmoid() / self.num_kernels
+        mixing, kernels = mixing.view(-1, self.num_kernels), self.kernels
+        if static is not None:
+            # One more kernel, with weight 1: adding it to all filters would be another pass over them.
+            mixing = F.pad(self.gain * mixing, (0, 1), value=1.0)
+            kernels = torch.cat([kernels, static.unsqueeze(0)])
         # The output channels lie side by side, as the compiled kernels read them.
-        kernels = self.kernels.permute(0, 3, 4, 2, 1)
-        filters = mixing.view(-1, self.num_kernels) @ kernels.flatten(1)
+        kernels = kernels.permute(0, 3, 4, 2, 1)
+        filters = mixing @ kernels.flatten(1)
         return filters.view(-1, self.num_regions, *kernels.shape[1:]).permute(0, 1, 5, 4, 2, 3)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -145,12 +152,13 @@ class PooledGenerator(FilterGenerator):
         nn.init.normal_(self.squeeze_weight, std=0.01)
         nn.init.normal_(self.expand_weight, std=std * (self.num_regions * _MEAN_SQUARE_SIGMOID) ** -0.5)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, static: Tensor | None = None) -> Tensor:
         """See the base class."""
         pooled = F.adaptive_avg_pool2d(input, self.filter_shape[2:])
         hidden = F.conv2d(pooled, self.squeeze_weight, self.squeeze_bias).sigmoid()
         filters = F.conv2d(hidden, self.expand_weight, groups=self.num_regions)
-        return filters.reshape(-1, self.num_regions, *self.filter_shape)
+        filters = filters.reshape(-1, self.num_regions, *self.filter_shape)
+        return filters if static is None else torch.add(static, filters, alpha=self.gain)
 
 
 def build_generator(

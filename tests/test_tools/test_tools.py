@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_info():
     text = run("-m", "drconv_mm.info").stdout
     assert re.search(r"^drconv_mm \d", text) and f"torch {torch.__version__}" in text
     assert re.search(r"family \[(onedl|openmmlab)\]: mmengine", text)
-    for backend in ("sorted", "dense", "reference"):
+    for backend in ("cpu", "sorted", "dense", "reference"):
         assert re.search(rf"{backend} +can run", text)
 
 
@@ -76,11 +77,24 @@ def test_count_flops():
     assert 0 < new_total - (same + new_guide + new_generator) + 0.1 < 0.2 and new_total < 1.2 * total
 
 
-def test_benchmark_prints_ratios_and_writes_csv(tmp_path):
-    arguments = ["--shapes", "shufflenet-stage3", "--regions", 2, 4, "--rounds", 3, "--csv", tmp_path / "b.csv"]
-    text = run("tools/benchmark_op.py", *arguments).stdout
-    assert "threads" in text and re.search(r"sorted m=4 / m=2: [\d.]+", text)
-    assert (tmp_path / "b.csv").read_text().startswith("shape,name,median_ms")
+def test_benchmark_prints_ratios_and_writes_them(tmp_path):
+    shapes = ["--shapes", "2x8->8@14", "2x8->16@9 k3 s2", "1x8@9 k3 dw"]
+    files = ["--csv", tmp_path / "b.csv", "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png"]
+    text = run("tools/benchmark_op.py", *shapes, "--regions", 2, 4, "--rounds", 3, *files).stdout
+    assert "threads" in text and len(re.findall(r"drconv m=[24] .* x conv2d", text)) == 6
+    assert (tmp_path / "b.csv").read_text().startswith("shape,name,unit,median")
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert content["machine"]["torch"] == torch.__version__ and len(content["rows"]) == 12
+    assert (tmp_path / "b.png").stat().st_size > 10_000
+    more = ["--backends", "sorted", "dense", "--maps", "random", "dominant", "--backward", "none", "--rounds", 3]
+    text = run("tools/benchmark_op.py", *shapes[:2], "--regions", 3, *more).stdout
+    assert len(re.findall(r"(?:sorted|dense) (?:random|dominant) m=3", text)) == 4
+    text = run("tools/benchmark_op.py", "--shapes", "2x64->64@80", "--regions", 8, "--memory").stdout
+    taken = {name: float(mb) for name, mb in re.findall(r"  (\S.*?) +([\d.]+) MB", text)}
+    output = 2 * 64 * 80 * 80 * 4 / 2**20
+    assert output <= taken["drconv m=8"] <= output + 8 and taken["conv2d"] >= output
+    done = run("tools/benchmark_op.py", "--shapes", "64x64", check=False)
+    assert done.returncode == 1 and "shape '64x64' is not like" in done.stderr
 
 
 def test_visualize_regions(tmp_path):

@@ -1,0 +1,227 @@
+#!/usr/bin/env python
+"""Time whole networks: a config as it is against the same config with DRConv, in one run.
+
+Inference is the model's forward in tensor mode (no post-processing), a training step is loss and backward on drawn
+pictures and labels. Standard and DRConv take turns, the table gives medians. Run it on an otherwise idle machine.
+
+  benchmark_model.py configs/classification/shufflenet-v2-0.5x_8xb128_in1k.py --batch 1 16
+  benchmark_model.py .../mmdet/.mim/configs/retinanet/retinanet_r18_fpn_1x_coco.py --shape 240 320 --batch 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# What is freed stays with the process: else large tensors would be fetched from the system anew, page by page.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
+SHAPES = {"mmpretrain": (224, 224), "mmdet": (240, 320), "mmseg": (240, 320)}
+
+import torch  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.registry import MODELS, init_default_scope  # noqa: E402
+from mmengine.structures import InstanceData, PixelData  # noqa: E402
+from torch import nn  # noqa: E402
+
+import drconv_mm  # noqa: E402
+from drconv_mm.engine.complexity import count_by_part  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configs of mmdet, mmseg or mmpretrain")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="images at a time (default: 1)")
+    shapes = ", ".join(f"{scope} {h} {w}" for scope, (h, w) in SHAPES.items())
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help=f"default: {shapes}")
+    parser.add_argument("--drconv", nargs="+", action=DictAction, default={KEY.split("=")[0]: KEY.split("=")[1]},
+                        metavar="KEY=VALUE", help=f"what makes the config's model a DRConv one (default: {KEY})")  # fmt: skip
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, help="overrides for both models")
+    parser.add_argument("--rounds", type=int, default=15, help="timings of each (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: as it finds best)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="time DRConv under torch.compile as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--measure-memory", metavar="KIND", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def build(path: str, options: dict) -> tuple[nn.Module, str]:
+    """A config's model with fresh weights, and its toolbox."""
+    config = Config.fromfile(path)
+    config.merge_from_dict(options)
+    scope = config.get("default_scope") or "mmdet"
+    init_default_scope(scope)
+    for part in (config.model, config.model.get("backbone", {})):  # nothing is downloaded
+        if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
+            part["init_cfg"] = None
+    torch.manual_seed(0)
+    return MODELS.build(config.model), scope
+
+
+def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int, int]) -> list:
+    """Labels for pictures of one size: one class, eight boxes, or a picture of classes."""
+    height, width = shape
+    samples = []
+    for index in range(batch):
+        if scope == "mmpretrain":
+            from mmpretrain.structures import DataSample
+
+            samples.append(DataSample().set_gt_label(index % model.head.num_classes))
+        elif scope == "mmdet":
+            from mmdet.structures import DetDataSample
+
+            corner = torch.rand(8, 2) * torch.tensor([width, height]) * 0.6
+            boxes = torch.cat([corner, corner + torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(8, 2))], 1)
+            meta = dict(img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=index)
+            sample = DetDataSample(metainfo=meta)
+            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3)
+            sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.arange(0))
+            samples.append(sample)
+        else:
+            from mmseg.structures import SegDataSample
+
+            meta = dict(img_shape=shape, pad_shape=shape, ori_shape=shape)
+            sample = SegDataSample(metainfo=meta)
+            sample.gt_sem_seg = PixelData(data=torch.randint(model.decode_head.num_classes, (1, *shape)))
+            samples.append(sample)
+    return samples
+
+
+def training_step(model: nn.Module, images: torch.Tensor, samples: list) -> Callable[[], None]:
+    """Loss and backward."""
+    samples = [sample.to(images.device) for sample in samples]
+
+    def run() -> None:
+        model.train()
+        model.zero_grad(set_to_none=True)
+        losses = model(images, samples, mode="loss")
+        model.parse_losses(losses)[0].backward()
+
+    return run
+
+
+def inference(model: nn.Module, images: torch.Tensor) -> Callable[[], None]:
+    """The forward in tensor mode."""
+
+    def run() -> None:
+        model.eval()
+        with torch.no_grad():
+            model(images, mode="tensor")
+
+    return run
+
+
+def interleaved(runs: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each."""
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(-2, rounds):
+        for name, run in runs.items():
+            synchronize()
+            start = time.perf_counter()
+            run()
+            synchronize()
+            if index >= 0:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def peak_memory(kind: str) -> float:
+    """MB that the training step takes at its peak, in a process of its own: Linux alone."""
+    command = [sys.executable, *sys.argv, "--measure-memory", kind]
+    environment = {key: value for key, value in os.environ.items() if key not in ALLOCATOR}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    found = re.search(r"peak memory ([\d.]+)", done.stdout)
+    return float(found.group(1)) if found else float("nan")
+
+
+def measure_memory(args: argparse.Namespace) -> None:
+    """Prints the peak of one training step of the first config, beyond what the process has before it."""
+    options = {**args.cfg_options, **(args.drconv if args.measure_memory == "DRConv" else {})}
+    model, scope = build(args.configs[0], options)
+    shape = tuple(args.shape or SHAPES[scope])
+    step = training_step(model, torch.randn(args.batch[0], 3, *shape), training_samples(scope, model, args.batch[0], shape))
+    status = Path("/proc/self/status")
+
+    def kilobytes(key: str) -> int:
+        return int(re.search(rf"{key}:\s+(\d+)", status.read_text()).group(1))
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = kilobytes("VmRSS")
+    step()
+    print(f"peak memory {(kilobytes('VmHWM') - before) / 1024:.1f}")
+
+
+def main() -> None:
+    """Times and prints a Markdown table."""
+    args = parse_args()
+    if args.measure_memory:
+        measure_memory(args)
+        return
+    if args.device == "cpu" and any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    about = dict(
+        date=datetime.date.today().isoformat(), drconv_mm=drconv_mm.__version__, torch=torch.__version__,
+        cpu=names[0] if names else platform.processor(), threads=torch.get_num_threads(), device=args.device,
+    )  # fmt: skip
+    print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
+    print("| config | input | | multiply-adds | parameters | inference, ms | images/s | x | training step, ms | x |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    rows = []
+    for path in args.configs:
+        for batch in args.batch:
+            kinds = {"Conv2d": {}, "DRConv": args.drconv}
+            models = {kind: build(path, {**args.cfg_options, **more}) for kind, more in kinds.items()}
+            scope = models["Conv2d"][1]
+            shape = tuple(args.shape or SHAPES[scope])
+            models = {kind: model.to(args.device) for kind, (model, _) in models.items()}
+            costs = {kind: count_by_part(model, shape)["total"] for kind, model in models.items()}
+            if args.compile:
+                models["DRConv, compiled"] = torch.compile(models["DRConv"])
+                costs["DRConv, compiled"] = costs["DRConv"]
+            images = torch.randn(batch, 3, *shape, device=args.device)
+            samples = training_samples(scope, models["Conv2d"], batch, shape)
+            infer = interleaved({k: inference(m, images) for k, m in models.items()}, args.rounds, args.device)
+            trained = {k: m for k, m in models.items() if "compiled" not in k}
+            train = interleaved({k: training_step(m, images, samples) for k, m in trained.items()}, args.rounds, args.device)
+            for kind in models:
+                row = dict(
+                    config=Path(path).stem, batch=batch, shape=shape, kind=kind, multiply_adds=costs[kind].multiply_adds,
+                    parameters=costs[kind].parameters, inference=infer[kind], training=train.get(kind),
+                )  # fmt: skip
+                rows.append(row)
+                step = train.get(kind)
+                cells = [
+                    row["config"], f"{batch}x3x{shape[0]}x{shape[1]}", kind, f"{row['multiply_adds'] / 1e6:.1f} M",
+                    f"{row['parameters'] / 1e6:.2f} M", f"{1e3 * infer[kind]:.1f}", f"{batch / infer[kind]:.1f}",
+                    f"{infer[kind] / infer['Conv2d']:.2f}",
+                    "" if step is None else f"{1e3 * step:.1f}", "" if step is None else f"{step / train['Conv2d']:.2f}",
+                ]  # fmt: skip
+                print(f"| {' | '.join(cells)} |", flush=True)
+    if len(args.configs) == len(args.batch) == 1 and args.device == "cpu":
+        memory = {kind: peak_memory(kind) for kind in ("Conv2d", "DRConv")}
+        print("\npeak memory of a training step, MB: " + ", ".join(f"{k} {v:.0f}" for k, v in memory.items()))
+        rows.append(dict(peak_memory_mb=memory))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(dict(machine=about, rows=rows), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
