@@ -59,7 +59,9 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
     guide = sum(by_module[n]["conv"] for n, m in modules.items() if "guide_weight" in m._parameters) - sum(
         by_module[f"{n}.generator".lstrip(".")]["conv"] for n, m in modules.items() if _has_own_guide(m)
     )
-    added = sum(_added(m, by_module[f"{n}.generator".lstrip(".")]) for n, m in modules.items())
+    added = sum(
+        _added(m, by_module[f"{n}.generator".lstrip(".")]) for n, m in modules.items() if isinstance(m, DRConv2d)
+    )
     multiply_adds = {
         "convolution": all_operators["conv"] + all_operators["region_conv2d"] - guide - generators["conv"],
         "guide": guide,
@@ -78,11 +80,9 @@ def _products(operators: Counter) -> int:
     return sum(operators[kind] for kind in ("linear", "matmul", "bmm", "mm", "addmm", "einsum"))
 
 
-def _added(module: nn.Module, operators: Counter) -> int:
+def _added(module: DRConv2d, operators: Counter) -> int:
     """Products of a layer's generator that are none: a static kernel is mixed in with the weight 1, an addition."""
-    if not isinstance(module, DRConv2d) or not isinstance(module.generator, MixtureGenerator):
-        return 0
-    if module.static_weight is None:
+    if module.static_weight is None or not isinstance(module.generator, MixtureGenerator):
         return 0
     kernels = module.generator.num_kernels
     one_call = module.num_regions * kernels * module.in_channels + (kernels + 1) * module.filter_numel
