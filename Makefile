@@ -4,7 +4,7 @@ export VENV
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format benchmark constraints clean
+.PHONY: help env build demo test test-slow sanitize lint format benchmark constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -12,14 +12,23 @@ help: ## list the targets
 env: ## make .venv: PyTorch, the OpenMMLab toolboxes, this project
 	@tools/setup_env.sh
 
-demo: env ## train and evaluate a standard and a DRConv detector on generated scenes (under 6 minutes)
+build: env ## compile the CPU kernels (half a minute, once; without a compiler all works, slower)
+	-@$(BIN)/python -m drconv_mm.build
+
+demo: build ## train and evaluate a standard and a DRConv detector on generated scenes (under 6 minutes)
 	@$(BIN)/python tools/demo.py
 
-test: env lint ## lint and every test that takes seconds
+test: build lint ## lint and every test that takes seconds
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: env ## the tests that train for minutes
+test-slow: build ## the tests that train for minutes
 	$(BIN)/python -m pytest -m slow -s
+
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -g1
+sanitize: env ## the tests of the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer (minutes)
+	DRCONV_MM_CXXFLAGS="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
+	$(BIN)/python -m pytest tests/test_ops -k "geometry or wide or threads or topk or empty"
 
 lint: env ## ruff and codespell
 	$(BIN)/ruff check .
@@ -30,7 +39,7 @@ format: env ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: env ## time the operator against conv2d
+benchmark: build ## time the operator against conv2d
 	$(BIN)/python tools/benchmark_op.py
 
 constraints: env ## write the versions that are installed to constraints.txt

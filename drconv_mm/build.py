@@ -1,4 +1,8 @@
-"""``python -m drconv_mm.build``: compiles the CPU kernels now, in place of at their first use."""
+"""``python -m drconv_mm.build``: compiles the CPU kernels now, in place of at their first use.
+
+The compiler is CXX, else g++, c++ or clang++. The result is kept in DRCONV_MM_CACHE (~/.cache/drconv_mm), for this
+torch, this compiler and these sources. Without a compiler everything works, slower.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from .ops import extension
 
 def main() -> int:
     """Compiles, loads and says where the library lies."""
-    parser = argparse.ArgumentParser(prog="python -m drconv_mm.build", description=__doc__.split("``: ")[1])
+    parser = argparse.ArgumentParser(prog="python -m drconv_mm.build", description=__doc__.split("``: ")[1],
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.parse_args()
     logging.basicConfig(format="%(message)s")
     start = time.perf_counter()

@@ -23,19 +23,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from torch import nn
+
+import drconv_mm
+from drconv_mm.engine.complexity import count_by_part
+
 # What is freed stays with the process: else large tensors would be fetched from the system anew, page by page.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
 SHAPES = {"mmpretrain": (224, 224), "mmdet": (240, 320), "mmseg": (240, 320)}
-
-import torch  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.registry import MODELS, init_default_scope  # noqa: E402
-from mmengine.structures import InstanceData, PixelData  # noqa: E402
-from torch import nn  # noqa: E402
-
-import drconv_mm  # noqa: E402
-from drconv_mm.engine.complexity import count_by_part  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,8 +45,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="images at a time (default: 1)")
     shapes = ", ".join(f"{scope} {h} {w}" for scope, (h, w) in SHAPES.items())
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help=f"default: {shapes}")
-    parser.add_argument("--drconv", nargs="+", action=DictAction, default={KEY.split("=")[0]: KEY.split("=")[1]},
-                        metavar="KEY=VALUE", help=f"what makes the config's model a DRConv one (default: {KEY})")  # fmt: skip
+    key, value = KEY.split("=")
+    parser.add_argument(
+        "--drconv", nargs="+", action=DictAction, default={key: value}, metavar="KEY=VALUE",
+        help=f"what makes the config's model a DRConv one (default: {KEY})",
+    )  # fmt: skip
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, help="overrides for both models")
     parser.add_argument("--rounds", type=int, default=15, help="timings of each (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: as it finds best)")
@@ -84,7 +87,9 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
 
             corner = torch.rand(8, 2) * torch.tensor([width, height]) * 0.6
             boxes = torch.cat([corner, corner + torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(8, 2))], 1)
-            meta = dict(img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=index)
+            meta = dict(
+                img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=index
+            )
             sample = DetDataSample(metainfo=meta)
             sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3)
             sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.arange(0))
@@ -152,7 +157,9 @@ def measure_memory(args: argparse.Namespace) -> None:
     options = {**args.cfg_options, **(args.drconv if args.measure_memory == "DRConv" else {})}
     model, scope = build(args.configs[0], options)
     shape = tuple(args.shape or SHAPES[scope])
-    step = training_step(model, torch.randn(args.batch[0], 3, *shape), training_samples(scope, model, args.batch[0], shape))
+    step = training_step(
+        model, torch.randn(args.batch[0], 3, *shape), training_samples(scope, model, args.batch[0], shape)
+    )
     status = Path("/proc/self/status")
 
     def kilobytes(key: str) -> int:
@@ -199,19 +206,18 @@ def main() -> None:
             samples = training_samples(scope, models["Conv2d"], batch, shape)
             infer = interleaved({k: inference(m, images) for k, m in models.items()}, args.rounds, args.device)
             trained = {k: m for k, m in models.items() if "compiled" not in k}
-            train = interleaved({k: training_step(m, images, samples) for k, m in trained.items()}, args.rounds, args.device)
+            train = interleaved(
+                {k: training_step(m, images, samples) for k, m in trained.items()}, args.rounds, args.device
+            )
             for kind in models:
-                row = dict(
-                    config=Path(path).stem, batch=batch, shape=shape, kind=kind, multiply_adds=costs[kind].multiply_adds,
-                    parameters=costs[kind].parameters, inference=infer[kind], training=train.get(kind),
-                )  # fmt: skip
-                rows.append(row)
                 step = train.get(kind)
+                row = dict(config=Path(path).stem, batch=batch, shape=shape, kind=kind, **costs[kind]._asdict())
+                rows.append(dict(row, inference=infer[kind], training=step))
                 cells = [
                     row["config"], f"{batch}x3x{shape[0]}x{shape[1]}", kind, f"{row['multiply_adds'] / 1e6:.1f} M",
                     f"{row['parameters'] / 1e6:.2f} M", f"{1e3 * infer[kind]:.1f}", f"{batch / infer[kind]:.1f}",
                     f"{infer[kind] / infer['Conv2d']:.2f}",
-                    "" if step is None else f"{1e3 * step:.1f}", "" if step is None else f"{step / train['Conv2d']:.2f}",
+                    *(["", ""] if step is None else [f"{1e3 * step:.1f}", f"{step / train['Conv2d']:.2f}"]),
                 ]  # fmt: skip
                 print(f"| {' | '.join(cells)} |", flush=True)
     if len(args.configs) == len(args.batch) == 1 and args.device == "cpu":

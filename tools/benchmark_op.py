@@ -25,14 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
+
+from drconv_mm import __version__, region_conv2d
+from drconv_mm.ops.backends import BACKENDS
+
 # Outputs over 10 MB would be given back to the system and fetched anew at each call: page faults, +-40% of the time.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
-
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-
-from drconv_mm import __version__, region_conv2d  # noqa: E402
-from drconv_mm.ops.backends import BACKENDS  # noqa: E402
 
 
 class Shape(NamedTuple):
@@ -97,7 +97,9 @@ def parse_args() -> argparse.Namespace:
                         help="time forward + backward, with the guide's gradient or without")  # fmt: skip
     parser.add_argument("--nchw", action="store_true", help="contiguous inputs, against conv2d of the same")
     parser.add_argument("--memory", action="store_true", help="measure extra peak memory too, each in its own process")
-    parser.add_argument("--rounds", type=int, help="timings of each candidate (default: as many as 1.5 s hold, 15 to 60)")
+    parser.add_argument(
+        "--rounds", type=int, help="timings of each candidate (default: as many as 1.5 s hold, 15 to 60)"
+    )
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: as it finds best)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the figures there as well")
@@ -235,9 +237,9 @@ def plot(rows: list[dict], title: str, path: Path) -> None:
     drawn = [row for row in rows if not row["name"].startswith("conv2d")]
     shapes, names = list(dict.fromkeys(r["shape"] for r in drawn)), list(dict.fromkeys(r["name"] for r in drawn))
     figure, axes = plt.subplots(figsize=(8, 1.5 + 0.28 * len(shapes)))
-    for name, colour in zip(names, plt.cm.viridis([i / max(1, len(names) - 1) * 0.9 for i in range(len(names))]), strict=True):
+    for index, name in enumerate(names):
         points = [(r["ratio"], shapes.index(r["shape"])) for r in drawn if r["name"] == name]
-        axes.plot(*zip(*points, strict=True), "o", label=name, color=colour)
+        axes.plot(*zip(*points, strict=True), "o", label=name, color=plt.cm.viridis(0.9 * index / len(names)))
     axes.axvline(1, color="gray", linewidth=1)
     axes.set_yticks(range(len(shapes)), shapes)
     axes.invert_yaxis()
@@ -270,7 +272,8 @@ def machine(args: argparse.Namespace) -> dict:
 def main() -> None:
     """Times and prints."""
     args = parse_args()
-    if args.device == "cpu" and not args.memory and any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
+    keeps_memory = all(os.environ.get(key) == value for key, value in ALLOCATOR.items())
+    if args.device == "cpu" and not args.memory and not keeps_memory:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -36,9 +36,9 @@ def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[Filt
 class FilterGenerator(nn.Module):
     """A layer's filters: ``[N, C, H, W] -> [N, m, O, C/groups, kh, kw]``, the dynamic part and the static kernel.
 
-    A subclass implements ``forward(input, static=None)``: the source's formula alone, or ``static + gain * formula`` for
-    a static kernel ``[O, C/groups, kh, kw]``; ``gain`` sets how fast the regions' filters grow apart. It keeps raw
-    Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and names in
+    A subclass implements ``forward(input, static=None)``: the source's formula alone, or ``static + gain * formula``
+    for a static kernel ``[O, C/groups, kh, kw]``; ``gain`` sets how fast the dynamic part learns beside it. It keeps
+    raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and names in
     ``linear_in`` the one that its formula is linear in: at zero, the dynamic part has no effect and learns.
 
     Args:

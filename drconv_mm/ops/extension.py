@@ -58,14 +58,19 @@ def compiler() -> tuple[str, str]:
     return path, done.stdout.splitlines()[0]
 
 
-def library_path(extra_flags: tuple[str, ...] = ()) -> Path:
-    """Where the kernels for this torch, this compiler and these sources lie, or would.
+def extra_flags() -> list[str]:
+    """``DRCONV_MM_CXXFLAGS``: more flags for compiler and linker, sanitizers for instance."""
+    return os.environ.get("DRCONV_MM_CXXFLAGS", "").split()
+
+
+def library_path() -> Path:
+    """Where the kernels for this torch, this compiler, these flags and these sources lie, or would.
 
     Raises:
         BuildError: There is no compiler.
     """
     digest = hashlib.sha256()
-    for part in (torch.__version__, compiler()[1], platform.machine(), *extra_flags):
+    for part in (torch.__version__, compiler()[1], platform.machine(), *extra_flags()):
         digest.update(part.encode() + b"\0")
     for source in (*sorted(SOURCES.iterdir()), Path(__file__)):
         digest.update(source.read_bytes())
@@ -73,18 +78,15 @@ def library_path(extra_flags: tuple[str, ...] = ()) -> Path:
     return cache_folder() / "kernels" / f"torch{version}-{digest.hexdigest()[:16]}" / LIBRARY
 
 
-def build(extra_flags: tuple[str, ...] = ()) -> Path:
+def build() -> Path:
     """Compiles the kernels, unless they are there, and returns the library.
 
     Safe against other processes that build at the same time: one builds, the others wait for it and use the result.
 
-    Args:
-        extra_flags: For the compiler and linker, sanitizers for instance.
-
     Raises:
         BuildError: There is no compiler, it failed, or the cache can't be written.
     """
-    path = library_path(extra_flags)
+    path = library_path()
     if path.exists():
         return path
     try:
@@ -92,8 +94,8 @@ def build(extra_flags: tuple[str, ...] = ()) -> Path:
         with _locked(path.parent / "lock"):
             if not path.exists():
                 with tempfile.TemporaryDirectory(dir=path.parent, prefix="part.") as part:
-                    _compile(Path(part), extra_flags)
-                    os.replace(Path(part) / LIBRARY, path)  # same disk: whole or not there
+                    _compile(Path(part))
+                    (Path(part) / LIBRARY).replace(path)  # same disk: whole or not there
     except OSError as error:
         raise BuildError(f"{path.parent} can't be written ({error}): free space or set DRCONV_MM_CACHE") from error
     return path
@@ -106,12 +108,14 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(folder: Path, extra_flags: tuple[str, ...]) -> None:
+def _compile(folder: Path) -> None:
     cxx, version = compiler()
-    _logger.warning("drconv_mm: compiling the CPU kernels, once for this torch and compiler (half a minute, %s)", version)
+    _logger.warning(
+        "drconv_mm: compiling the CPU kernels, once for this torch and compiler (half a minute, %s)", version
+    )
     root = Path(torch.__file__).parent
     standard = "-std=c++20" if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14) else "-std=c++17"
-    common = [cxx, standard, *_COMMON, *extra_flags]
+    common = [cxx, standard, *_COMMON, *extra_flags()]
     objects, commands = [], []
     capabilities = {**(_X86 if platform.machine() in ("x86_64", "AMD64") else {}), **_PORTABLE}
     for name, (width, vectors, flags) in capabilities.items():
@@ -149,8 +153,12 @@ def why_not() -> str | None:
             torch.ops.load_library(str(path))
             torch.ops.drconv_mm_cpu.capability()
         except (OSError, RuntimeError, AttributeError) as error:
-            raise BuildError(f"{path} can't be loaded ({error}): remove it and run python -m drconv_mm.build") from error
+            raise BuildError(
+                f"{path} can't be loaded ({error}): remove it and run python -m drconv_mm.build"
+            ) from error
     except BuildError as error:
-        _logger.warning("drconv_mm: the CPU kernels can't be used, the slower backend 'sorted' takes their place: %s", error)
+        _logger.warning(
+            "drconv_mm: the CPU kernels can't be used, the slower backend 'sorted' takes their place: %s", error
+        )
         return str(error)
     return None

@@ -53,8 +53,8 @@ def region_conv2d(
             over the ``guide_topk`` most likely regions of each pixel, as many convolutions. ``'none'``: zeros.
         guide_topk: k of ``guide_grad='topk'``; m or more is ``'full'``.
         guide_grad_scale: Factor on the guide's gradient (beta in the authors' code); 0 is ``guide_grad='none'``.
-        backend: ``'cpu'``, ``'sorted'``, ``'batched'``, ``'dense'`` or ``'reference'``. None takes the environment variable
-            ``DRCONV_MM_BACKEND``, else the fastest that can run.
+        backend: ``'cpu'``, ``'sorted'``, ``'batched'``, ``'dense'`` or ``'reference'``. None takes the environment
+            variable ``DRCONV_MM_BACKEND``, else the fastest that can run.
 
     Returns:
         ``[N, O, Ho, Wo]`` in input's dtype.

@@ -18,7 +18,10 @@ from .test_region_conv import assert_like_reference, forward_backward, make, pro
 
 CAPABILITIES = ["avx512", "avx2", "portable"]
 VARIABLE = "DRCONV_MM_CPU_CAPABILITY"
-CALL = "import torch, drconv_mm; print(drconv_mm.region_conv2d(*(torch.ones(s) for s in ((1, 2, 3, 3), (1, 2, 4, 2, 1, 1), (1, 2, 3, 3)))).sum().item())"
+CALL = (
+    "import torch, drconv_mm; shapes = (1, 2, 3, 3), (1, 2, 4, 2, 1, 1), (1, 2, 3, 3); "
+    "print(drconv_mm.region_conv2d(*map(torch.ones, shapes)).sum().item())"
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -101,9 +104,7 @@ def python(*arguments, **environment):
 def test_two_processes_build_once_and_both_use_it(tmp_path):
     environment = {**os.environ, "DRCONV_MM_CACHE": str(tmp_path), "CXXFLAGS": ""}
     jobs = [
-        subprocess.Popen(
-            [sys.executable, "-m", "drconv_mm.build"], env=environment, stdout=-1, stderr=-1, text=True
-        )
+        subprocess.Popen([sys.executable, "-m", "drconv_mm.build"], env=environment, stdout=-1, stderr=-1, text=True)
         for _ in range(2)
     ]
     outputs = [job.communicate(timeout=300) for job in jobs]

@@ -35,11 +35,9 @@ class Backend(NamedTuple):
     why_not: Callable[[torch.device], str | None]
 
 
+_MODULES = {"cpu": cpu, "sorted": sorted_, "batched": batched, "dense": dense, "reference": reference}
 BACKENDS: dict[str, Backend] = {
-    name: Backend(module.forward, module.backward, module.why_not)
-    for name, module in {
-        "cpu": cpu, "sorted": sorted_, "batched": batched, "dense": dense, "reference": reference,
-    }.items()  # fmt: skip
+    name: Backend(module.forward, module.backward, module.why_not) for name, module in _MODULES.items()
 }
 
 

@@ -28,7 +28,5 @@ def backward(
     candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
-    found = iter(
-        torch.ops.drconv_mm_cpu.backward(grad_output, input, filters, regions, *geometry, *wanted, candidates)
-    )
+    found = iter(torch.ops.drconv_mm_cpu.backward(grad_output, input, filters, regions, *geometry, *wanted, candidates))
     return tuple(next(found) if want else None for want in wanted)
