@@ -65,15 +65,14 @@ def choose_backend(name: str | None, device: torch.device, num_regions: int, dep
         if reason is not None:
             raise RuntimeError(f"{asked_by}={name!r} can't run on {device}: {reason}. Leave it out to choose by itself")
         return name
-    if device.type == "cpu" and num_regions > 1:
-        order = ("cpu", "sorted", "dense", "reference")
-    elif num_regions == 1 or depthwise:
+    order = ("sorted", "dense", "reference")
+    if num_regions == 1 or depthwise:
         # One region is a standard convolution; a depthwise product is too thin for matrix products.
-        order = ("dense", "sorted", "reference")
+        order = ("dense", *order)
     elif bank_work <= _BATCHED_WORK:
-        order = ("batched", "sorted", "dense", "reference")
-    else:
-        order = ("sorted", "dense", "reference")
+        order = ("batched", *order)
+    if device.type == "cpu" and num_regions > 1:
+        order = ("cpu", *order)
     for candidate in order:
         reason = BACKENDS[candidate].why_not(device)
         if reason is None:
