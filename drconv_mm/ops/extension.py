@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import logging
@@ -86,6 +85,8 @@ def build() -> Path:
     Raises:
         BuildError: There is no compiler, it failed, or the cache can't be written.
     """
+    if os.name != "posix":
+        raise BuildError("the kernels are compiled on Linux and macOS alone")
     path = library_path()
     if path.exists():
         return path
@@ -93,6 +94,8 @@ def build() -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent / "lock"):
             if not path.exists():
+                for left in path.parent.glob("part.*"):  # by a build that was killed
+                    shutil.rmtree(left, ignore_errors=True)
                 with tempfile.TemporaryDirectory(dir=path.parent, prefix="part.") as part:
                     _compile(Path(part))
                     (Path(part) / LIBRARY).replace(path)  # same disk: whole or not there
@@ -103,6 +106,8 @@ def build() -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    import fcntl  # not on every system
+
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it should this process be killed
         yield

@@ -13,6 +13,8 @@ import torch
 
 from drconv_mm.datasets.sample_detection import generate_sample_detection
 
+from ..integration.toolbox import packaged
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/detection/retinanet_r18_fpn_sample-160x120.py"
 KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
@@ -118,3 +120,22 @@ def test_visualize_regions(tmp_path):
     ):
         done = run(*arguments, check=False)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "toolbox, config",
+    [
+        ("mmpretrain", "shufflenet_v2/shufflenet-v2-1x_16xb64_in1k.py"),
+        ("mmdet", "retinanet/retinanet_r18_fpn_1x_coco.py"),
+        ("mmseg", "mobilenet_v2/mobilenet-v2-d8_fcn_4xb2-80k_cityscapes-512x1024.py"),
+    ],
+)
+def test_benchmark_model_times_any_toolbox(tmp_path, toolbox, config):
+    path = packaged(toolbox, "configs", config)
+    more = ["--shape", 64, 96, "--batch", 2, "--rounds", 1, "--json", tmp_path / "b.json"]
+    text = run("tools/benchmark_model.py", path, *more).stdout
+    assert len(re.findall(r"^\| \S+ \| 2x3x64x96 \| (?:Conv2d|DRConv) \|", text, re.M)) == 2
+    peaks = [float(mb) for mb in re.findall(r"(?:Conv2d|DRConv) (\d+)", text.splitlines()[-1])]
+    assert len(peaks) == 2 and min(peaks) > 1
+    standard, dynamic = json.loads((tmp_path / "b.json").read_text())["rows"][:2]
+    assert standard["multiply_adds"] < dynamic["multiply_adds"] and standard["training"] > standard["inference"] > 0
