@@ -128,8 +128,8 @@ ARMS = {
         "the authors' initialisation", {"generator": {"type": "mixture", "static": False}}, start=authors_start
     ),
     "apart": Arm("regions' filters differ from the start", start=apart_start),
-    "routing1": Arm("routing logits of std 1", start=routing_start(1.0)),
-    "routing3": Arm("routing logits of std 3", start=routing_start(3.0)),
+    "routing1": Arm("routing logits of std 1 in place of 3", start=routing_start(1.0)),
+    "alike": Arm("routing logits of std 0.3: regions start alike", start=routing_start(0.3)),
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
 }
 
@@ -516,7 +516,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each arm (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=600, help="of batch 32 (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=2400, help="of batch 32 (default: %(default)s)")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="runs at once, one thread each (default: cores)"
     )

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 GENERATORS: dict[str, type[FilterGenerator]] = {}
 
-# E[sigmoid(z)^2] for z of standard deviation 0.3 and 1: what a random weight of the sums below contributes to the
+# E[sigmoid(z)^2] for z of standard deviation 1 and 3: what a random weight of the sums below contributes to the
 # variance of the filters.
-_MEAN_SQUARE_SIGMOID_03, _MEAN_SQUARE_SIGMOID = 0.2554, 0.2934
+_MEAN_SQUARE_SIGMOID, _MEAN_SQUARE_SIGMOID_3 = 0.2934, 0.3852
 
 
 def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[FilterGenerator]]:
@@ -96,12 +96,11 @@ class MixtureGenerator(FilterGenerator):
 
     def reset_parameters(self, std: float) -> None:
         """See the base class."""
-        # Filters i and j learn together by (A A^T)_ij of the mixing weights A. Logits of std 3 give a region a third of
-        # its steps to itself, and learn much slower than these, which leave it 2% and let the logits grow apart
-        # (docs/learning.md). The authors' 0.01 leaves nothing, and nothing grows where the kernels start at zero.
-        nn.init.normal_(self.routing_bias, std=0.3)
+        # Filters i and j learn together by (A A^T)_ij of the mixing weights A: at std 3 a third of a step is a region's
+        # own. With nearly equal mixtures (the authors' 0.01) all regions learn the same (docs/learning.md).
+        nn.init.normal_(self.routing_bias, std=3)
         nn.init.normal_(self.routing_weight, std=0.01)
-        nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_03)) ** 0.5)
+        nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_3)) ** 0.5)
 
     def forward(self, input: Tensor, static: Tensor | None = None) -> Tensor:
         """See the base class."""
