@@ -98,6 +98,10 @@ at::Tensor pixel_rows(const at::Tensor& images, at::ScalarType type) {
   return images.to(type).contiguous(at::MemoryFormat::ChannelsLast);
 }
 
+at::Tensor zeros(const at::Tensor& like, at::IntArrayRef sizes) {
+  return at::zeros(sizes, like.options().memory_format(at::MemoryFormat::Contiguous));
+}
+
 at::Tensor empty_rows(const at::Tensor& like, at::IntArrayRef sizes) {
   return at::empty(sizes, like.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
@@ -222,7 +226,8 @@ void transposed_gradients(const Problem& p, const Sorted& sorted, const at::Tens
     ranks = candidates.size(1);
     orders.clear();
     for (int64_t rank = 0; rank < ranks; ++rank)
-      by_rank.push_back(sort_positions(p, candidates.data_ptr<int64_t>() + rank * p.positions(), ranks * p.positions()));
+      by_rank.push_back(
+          sort_positions(p, candidates.data_ptr<int64_t>() + rank * p.positions(), ranks * p.positions()));
     for (const Sorted& each : by_rank) orders.push_back(each.order());
   }
   const int64_t threads = share_count(convolution(p) * (ranks ? ranks : p.regions));
@@ -240,7 +245,7 @@ void transposed_gradients(const Problem& p, const Sorted& sorted, const at::Tens
     T* to = gx ? gx + image * p.height * row : nullptr;
     if (own) {
       input_row = strips.first_input_row(strip);
-      parts[strip] = at::zeros({strips.last_input_row(strip) - input_row, row}, input.options().memory_format(at::MemoryFormat::Contiguous));
+      parts[strip] = zeros(input, {strips.last_input_row(strip) - input_row, row});
       to = parts[strip].data_ptr<T>();
     }
     k.transposed(p, orders.data(), ranks, map, input.data_ptr<T>(), filters.data_ptr<T>(), grad_output.data_ptr<T>(),
@@ -283,7 +288,7 @@ void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const 
   const int64_t parts = p.shared ? threads : strips.count(), numbers = p.regions * p.taps() * p.channels;
   at::Tensor sums;
   if (grad_filters.defined())
-    sums = at::zeros({parts, numbers}, input.options().memory_format(at::MemoryFormat::Contiguous));
+    sums = zeros(input, {parts, numbers});
   parallel(threads, [&](int64_t thread) {
     for (int64_t strip = strips.count() * thread / threads; strip < strips.count() * (thread + 1) / threads; ++strip)
       k.depthwise_rest(p, map, some, ranks, x, w, gy,
@@ -292,7 +297,8 @@ void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const 
                        strips.first_row(strip), strips.last_row(strip));
   });
   if (grad_filters.defined()) {
-    const at::Tensor total = sums.view({p.shared ? 1 : p.batch, -1, p.regions, p.kernel[0], p.kernel[1], p.channels}).sum(1);
+    const int64_t images = p.shared ? 1 : p.batch;
+    const at::Tensor total = sums.view({images, -1, p.regions, p.kernel[0], p.kernel[1], p.channels}).sum(1);
     grad_filters.copy_(total.permute({0, 1, 4, 2, 3}).unsqueeze(3));
   }
 }
