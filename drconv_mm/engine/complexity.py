@@ -12,7 +12,7 @@ from mmengine.analysis import FlopAnalyzer
 from torch import nn
 
 from ..layers.drconv import DRConv2d
-from ..layers.generators import FilterGenerator, MixtureGenerator
+from ..layers.generators import FilterGenerator
 
 # What papers count: convolutions and linear layers. The rest (norms, which fold away, pooling, resizing) is apart.
 PARTS = ("convolution", "guide", "generator", "linear")
@@ -59,17 +59,13 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
     guide = sum(by_module[n]["conv"] for n, m in modules.items() if "guide_weight" in m._parameters) - sum(
         by_module[f"{n}.generator".lstrip(".")]["conv"] for n, m in modules.items() if _has_own_guide(m)
     )
-    added = sum(
-        _added(m, by_module[f"{n}.generator".lstrip(".")]) for n, m in modules.items() if isinstance(m, DRConv2d)
-    )
     multiply_adds = {
         "convolution": all_operators["conv"] + all_operators["region_conv2d"] - guide - generators["conv"],
         "guide": guide,
-        "generator": generators["conv"] + _products(generators) - added,
+        "generator": generators["conv"] + _products(generators),
         "linear": _products(all_operators) - _products(generators),
-        "other": added,
     }
-    multiply_adds["other"] += all_operators.total() - sum(multiply_adds.values())
+    multiply_adds["other"] = all_operators.total() - sum(multiply_adds.values())
     parameters = _parameters(modules)
     costs = {part: Cost(int(multiply_adds[part]), parameters[part]) for part in (*PARTS, "other")}
     costs["total"] = Cost(sum(costs[part].multiply_adds for part in PARTS), parameters.total())
@@ -78,15 +74,6 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
 
 def _products(operators: Counter) -> int:
     return sum(operators[kind] for kind in ("linear", "matmul", "bmm", "mm", "addmm", "einsum"))
-
-
-def _added(module: DRConv2d, operators: Counter) -> int:
-    """Products of a layer's generator that are none: a static kernel is mixed in with the weight 1, an addition."""
-    if module.static_weight is None or not isinstance(module.generator, MixtureGenerator):
-        return 0
-    kernels = module.generator.num_kernels
-    one_call = module.num_regions * kernels * module.in_channels + (kernels + 1) * module.filter_numel
-    return module.filter_numel * (_products(operators) // one_call)
 
 
 def _has_own_guide(module: nn.Module) -> bool:

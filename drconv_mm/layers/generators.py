@@ -34,12 +34,11 @@ def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[Filt
 
 
 class FilterGenerator(nn.Module):
-    """A layer's filters: ``[N, C, H, W] -> [N, m, O, C/groups, kh, kw]``, the dynamic part and the static kernel.
+    """The dynamic part of a layer's filters: ``[N, C, H, W] -> [N, m, O, C/groups, kh, kw]``.
 
-    A subclass implements ``forward(input, static=None)``: the source's formula alone, or ``static + gain * formula``
-    for a static kernel ``[O, C/groups, kh, kw]``; ``gain`` sets how fast the dynamic part learns beside it. It keeps
-    raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and names in
-    ``linear_in`` the one that its formula is linear in: at zero, the dynamic part has no effect and learns.
+    A subclass keeps raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and
+    names in ``linear_in`` the one that its output is linear in: at zero, the dynamic part has no effect and learns.
+    ``gain`` is a factor on the dynamic part beside a static kernel: it sets how fast that learns.
 
     Args:
         in_channels: C.
@@ -102,18 +101,13 @@ class MixtureGenerator(FilterGenerator):
         nn.init.normal_(self.routing_weight, std=0.01)
         nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_3)) ** 0.5)
 
-    def forward(self, input: Tensor, static: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """See the base class."""
         logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
         mixing = 2 * logits.sigmoid() / self.num_kernels
-        mixing, kernels = mixing.view(-1, self.num_kernels), self.kernels
-        if static is not None:
-            # One more kernel, with weight 1: adding it to all filters would be another pass over them.
-            mixing = F.pad(self.gain * mixing, (0, 1), value=1.0)
-            kernels = torch.cat([kernels, static.unsqueeze(0)])
         # The output channels lie side by side, as the compiled kernels read them.
-        kernels = kernels.permute(0, 3, 4, 2, 1)
-        filters = mixing @ kernels.flatten(1)
+        kernels = self.kernels.permute(0, 3, 4, 2, 1)
+        filters = mixing.view(-1, self.num_kernels) @ kernels.flatten(1)
         return filters.view(-1, self.num_regions, *kernels.shape[1:]).permute(0, 1, 5, 4, 2, 3)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -151,13 +145,12 @@ class PooledGenerator(FilterGenerator):
         nn.init.normal_(self.squeeze_weight, std=0.01)
         nn.init.normal_(self.expand_weight, std=std * (self.num_regions * _MEAN_SQUARE_SIGMOID) ** -0.5)
 
-    def forward(self, input: Tensor, static: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """See the base class."""
         pooled = F.adaptive_avg_pool2d(input, self.filter_shape[2:])
         hidden = F.conv2d(pooled, self.squeeze_weight, self.squeeze_bias).sigmoid()
         filters = F.conv2d(hidden, self.expand_weight, groups=self.num_regions)
-        filters = filters.reshape(-1, self.num_regions, *self.filter_shape)
-        return filters if static is None else torch.add(static, filters, alpha=self.gain)
+        return filters.reshape(-1, self.num_regions, *self.filter_shape)
 
 
 def build_generator(
