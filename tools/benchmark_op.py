@@ -33,6 +33,8 @@ from drconv_mm.ops.backends import BACKENDS
 
 # Outputs over 10 MB would be given back to the system and fetched anew at each call: page faults, +-40% of the time.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+# To see what a run takes, nothing of an earlier one may be left: glibc would raise this threshold by itself.
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_TRIM_THRESHOLD_": str(1 << 16)}
 
 
 class Shape(NamedTuple):
@@ -199,7 +201,7 @@ def interleaved(runs: dict[str, Callable[[], None]], rounds: int | None, device:
 
 
 def extra_memory(prepare: Callable[[], Callable[[], None]]) -> float:
-    """MB that the first run takes beyond its tensors, at most, in a process forked for it: Linux alone.
+    """MB that the first run takes beyond its tensors, at most, in a process forked for it: Linux alone, to 0.5 MB.
 
     The caller must not have started PyTorch's threads.
     """
@@ -272,9 +274,9 @@ def machine(args: argparse.Namespace) -> dict:
 def main() -> None:
     """Times and prints."""
     args = parse_args()
-    keeps_memory = all(os.environ.get(key) == value for key, value in ALLOCATOR.items())
-    if args.device == "cpu" and not args.memory and not keeps_memory:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    allocator = GIVES_BACK if args.memory else ALLOCATOR
+    if args.device == "cpu" and any(os.environ.get(key) != value for key, value in allocator.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **allocator})
     if args.threads:
         torch.set_num_threads(args.threads)
     about = machine(args)

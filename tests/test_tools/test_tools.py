@@ -91,10 +91,11 @@ def test_benchmark_prints_ratios_and_writes_them(tmp_path):
     more = ["--backends", "sorted", "dense", "--maps", "random", "dominant", "--backward", "none", "--rounds", 3]
     text = run("tools/benchmark_op.py", *shapes[:2], "--regions", 3, *more).stdout
     assert len(re.findall(r"(?:sorted|dense) (?:random|dominant) m=3", text)) == 4
-    text = run("tools/benchmark_op.py", "--shapes", "2x64->64@80", "--regions", 8, "--memory").stdout
+    text = run("tools/benchmark_op.py", "--shapes", "2x64->64@160", "--regions", 8, "--memory").stdout
     taken = {name: float(mb) for name, mb in re.findall(r"  (\S.*?) +([\d.]+) MB", text)}
-    output = 2 * 64 * 80 * 80 * 4 / 2**20
-    assert output <= taken["drconv m=8"] <= output + 8 and taken["conv2d"] >= output
+    output = 2 * 64 * 160 * 160 * 4 / 2**20
+    # Linux counts a thread's pages in batches: up to 0.5 MB are not in the peak yet.
+    assert output - 0.5 <= taken["drconv m=8"] <= output + 8 and taken["conv2d"] >= output - 0.5
     done = run("tools/benchmark_op.py", "--shapes", "64x64", check=False)
     assert done.returncode == 1 and "shape '64x64' is not like" in done.stderr
 
