@@ -82,7 +82,6 @@ SUITES = {
     "gpu": [f"{8 * int(shape.split('x')[0])}x{shape.split('x', 1)[1]}" for shape in CPU],
 }
 REGIONS = {"quick": [2, 8, 16], "cpu": [2, 4, 8, 16], "gpu": [2, 4, 8, 16]}
-# Of the m convolutions that `dense` computes, one number of regions is enough to see.
 MAPS = ("coherent", "random", "dominant")
 
 
@@ -210,7 +209,6 @@ def extra_memory(prepare: Callable[[], Callable[[], None]]) -> float:
     if child == 0:
         try:
             run = prepare()  # runs once, which loads what is loaded once
-            torch.set_flush_denormal(False)
             status = Path("/proc/self/status")
 
             def kilobytes(key: str) -> int:
