@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..ops import region_conv2d
 from ..ops.geometry import pair, same_padding
-from ..ops.region_conv import guide_candidates, region_map
+from ..ops.backends.common import region_map
+from ..ops.region_conv import guide_candidates
 from .generators import build_generator
 from .guide import compute_guide, reset_guide_, resize_guide
 

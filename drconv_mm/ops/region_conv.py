@@ -81,11 +81,6 @@ def region_conv2d(
     return output if bias is None else output + bias.view(1, -1, 1, 1)
 
 
-def region_map(guide: Tensor) -> Tensor:
-    """The region ``[N, Ho, Wo]`` (int64) of each pixel of a guide ``[N, m, Ho, Wo]``; ties go to the lowest index."""
-    return guide.max(1).indices  # documented to be the first maximum, as argmax, and much faster on a CPU
-
-
 def guide_candidates(guide_grad: str, guide_topk: int, guide_grad_scale: float, num_regions: int) -> int:
     """Of how many regions the guide learns at each pixel: m, k or 0.
 
@@ -209,7 +204,7 @@ def _forward(
     geometry = _geometry(stride, padding, dilation, groups)
     if input.shape[0] == 0:
         return _empty_output(input, filters, guide)
-    output = _choose(backend, input, filters, guide, geometry).forward(input, filters, region_map(guide), geometry)
+    output = _choose(backend, input, filters, guide, geometry).forward(input, filters, guide, geometry)
     return output.contiguous(memory_format=_memory_format(input))
 
 
@@ -260,7 +255,7 @@ def _backward(
     needed = (wanted[0], wanted[1], wanted[2] and candidates > 1)
     some = _most_likely(guide, candidates) if needed[2] and candidates < num_regions else None
     chosen = _choose(backend, input, filters, guide, geometry)
-    grads = list(chosen.backward(grad_output, input, filters, region_map(guide), geometry, needed, some))
+    grads = list(chosen.backward(grad_output, input, filters, guide, geometry, needed, some))
     if needed[2]:
         scores, response = guide.to(grads[2].dtype), grads[2]
         soft = (scores if some is None else scores.gather(1, some)).softmax(1)

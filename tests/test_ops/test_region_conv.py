@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from drconv_mm import region_conv2d
 from drconv_mm.ops.backends import BACKENDS, ENV, Backend, dense
-from drconv_mm.ops.region_conv import region_map
+from drconv_mm.ops.backends.common import region_map
 
 FAST = ["cpu", "sorted", "batched", "dense"]
 

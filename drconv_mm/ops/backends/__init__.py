@@ -22,10 +22,10 @@ class Backend(NamedTuple):
     """One implementation of the operator.
 
     Attributes:
-        forward: ``(input, filters, regions, geometry) -> output``.
-        backward: ``(grad_output, input, filters, regions, geometry, wanted, candidates) -> (grad_input, grad_filters,
+        forward: ``(input, filters, guide, geometry) -> output``.
+        backward: ``(grad_output, input, filters, guide, geometry, wanted, candidates) -> (grad_input, grad_filters,
             response)``, where ``response[n, i, p]`` is the inner product of ``grad_output[n, :, p]`` with what filter
-            bank ``candidates[n, i, p]`` gives at p; without candidates (None), for all m banks in their order.
+            bank ``candidates[n, i, p]`` gives at p (the first being the chosen one's); without candidates (None), for all m banks in their order.
             ``wanted`` says which of the three are needed; the others may be None.
         why_not: ``(device) -> reason`` it can't run there, or None.
     """

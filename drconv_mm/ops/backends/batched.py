@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
-from .common import pick, wide_dtype
+from .common import pick, region_map, wide_dtype
 
 # Numbers that the product of a few samples may give: it is read again at once, from a CPU's cache.
 _CHUNK_NUMEL = 1 << 20
@@ -51,8 +51,9 @@ def _of(samples: slice, tensor: torch.Tensor) -> torch.Tensor:
     return tensor[samples] if tensor.shape[0] > 1 else tensor
 
 
-def forward(input: torch.Tensor, filters: torch.Tensor, regions: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """See `Backend`."""
+    regions = region_map(guide)
     num_regions, out_channels = filters.shape[1:3]
     matrices, positions = _matrices(filters, geometry.groups), regions[0].numel()
     output = input.new_empty(input.shape[0], out_channels, *regions.shape[1:])
@@ -68,12 +69,13 @@ def backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
     filters: torch.Tensor,
-    regions: torch.Tensor,
+    guide: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
     candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
+    regions = region_map(guide)
     want_input, want_filters, want_response = wanted
     groups, (num_regions, out_channels), kernel_size = geometry.groups, filters.shape[1:3], filters.shape[-2:]
     matrices, positions, wide = _matrices(filters, groups), regions[0].numel(), wide_dtype(input.dtype)

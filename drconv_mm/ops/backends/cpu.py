@@ -13,20 +13,20 @@ def why_not(device: torch.device) -> str | None:
     return extension.why_not() if device.type == "cpu" else "it is for the CPU alone"
 
 
-def forward(input: torch.Tensor, filters: torch.Tensor, regions: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """See `Backend`."""
-    return torch.ops.drconv_mm_cpu.forward(input, filters, regions, *geometry)
+    return torch.ops.drconv_mm_cpu.forward(input, filters, guide, *geometry)
 
 
 def backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
     filters: torch.Tensor,
-    regions: torch.Tensor,
+    guide: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
     candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
-    found = iter(torch.ops.drconv_mm_cpu.backward(grad_output, input, filters, regions, *geometry, *wanted, candidates))
+    found = iter(torch.ops.drconv_mm_cpu.backward(grad_output, input, filters, guide, *geometry, *wanted, candidates))
     return tuple(next(found) if want else None for want in wanted)

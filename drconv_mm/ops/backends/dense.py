@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
-from .common import pick, wide_dtype
+from .common import pick, region_map, wide_dtype
 
 
 def why_not(device: torch.device) -> str | None:
@@ -35,8 +35,9 @@ class _Fold:
         return filters[:, j].flatten(0, 1)
 
 
-def forward(input: torch.Tensor, filters: torch.Tensor, regions: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """See `Backend`."""
+    regions = region_map(guide)
     fold = _Fold(input, filters, geometry)
     images, (stride, padding, dilation, _) = fold.images(input), geometry
     output = None
@@ -50,12 +51,13 @@ def backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
     filters: torch.Tensor,
-    regions: torch.Tensor,
+    guide: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
     candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
+    regions = region_map(guide)
     fold = _Fold(input, filters, geometry)
     images, (stride, padding, dilation, _) = fold.images(input), geometry
     want_input, want_filters, want_response = wanted

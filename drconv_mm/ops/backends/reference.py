@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
-from .common import pick
+from .common import pick, region_map
 
 
 def why_not(device: torch.device) -> str | None:
@@ -35,8 +35,9 @@ def _apply(bank: torch.Tensor, window: torch.Tensor, groups: int) -> torch.Tenso
     return torch.einsum("goi,gi->go", bank.reshape(groups, -1, patch.shape[1]), patch).reshape(-1)
 
 
-def forward(input: torch.Tensor, filters: torch.Tensor, regions: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """See `Backend`."""
+    regions = region_map(guide)
     padded = _pad(input, geometry)
     output = input.new_empty(input.shape[0], filters.shape[2], *regions.shape[1:])
     for n in range(input.shape[0]):
@@ -52,12 +53,13 @@ def backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
     filters: torch.Tensor,
-    regions: torch.Tensor,
+    guide: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
     candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See `Backend`."""
+    regions = region_map(guide)
     groups, num_regions = geometry.groups, filters.shape[1]
     padded = _pad(input, geometry)
     grad_padded = torch.zeros_like(padded)

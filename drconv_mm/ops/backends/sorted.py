@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
-from .common import wide_dtype
+from .common import region_map, wide_dtype
 
 # Numbers in the patches of one product: they stay in a CPU's cache, and the extra memory does not depend on m.
 _CHUNK_NUMEL = 1 << 19
@@ -122,8 +122,9 @@ class _Patches:
         return banks.permute(0, 1, 3, 4, 2).reshape(len(banks), filters.shape[2], -1)
 
 
-def forward(input: torch.Tensor, filters: torch.Tensor, regions: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """See `Backend`."""
+    regions = region_map(guide)
     patches = _Patches(input, filters.shape[-2:], geometry, regions.shape[1:])
     weights = patches.weights(filters)
     order, counts = _segments(regions, filters.shape[1], filters.shape[0] > 1)
@@ -183,12 +184,13 @@ def backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
     filters: torch.Tensor,
-    regions: torch.Tensor,
+    guide: torch.Tensor,
     geometry: Geometry,
     wanted: tuple[bool, bool, bool],
     candidates: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """See `Backend`."""
+    regions = region_map(guide)
     want_input, want_filters, want_response = wanted
     input = input.contiguous(memory_format=torch.channels_last)
     grad_output = grad_output.contiguous(memory_format=torch.channels_last)

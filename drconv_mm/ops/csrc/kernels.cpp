@@ -162,7 +162,8 @@ constexpr int tile_rows(int vectors) {
 
 // Positions that are worked on at a time: a multiple of every tile's rows, with pointers that stay in the L1 cache.
 constexpr int64_t kBlock = 120;
-constexpr int64_t kBlockRoom = kBlock + 16;  // a last tile may reach beyond
+constexpr int64_t kBeyond = 24;  // a last tile may reach beyond, and fetches the rows of one more
+constexpr int64_t kBlockRoom = kBlock + kBeyond;
 
 // --- Where the window of an output position lies in the input --------------------------------------------------------
 
@@ -172,9 +173,9 @@ struct Windows {
       : p(p), input(input), zeros(zeros),
         plain(p.taps() == 1 && p.stride[0] == 1 && p.stride[1] == 1 && p.padding[0] == 0 && p.padding[1] == 0) {}
 
-  // rows[tap * step + i] = the pixel under each tap of each position, or `zeros` beyond the border. Up to `room`
-  // entries, the last position's again beyond `count`.
-  void find(const int32_t* positions, int64_t count, int64_t room, int64_t step, const T** rows) const {
+  // rows[tap * kBlockRoom + i] = the pixel under each tap of up to kBlock positions, or `zeros` beyond the border. Behind
+  // the last one stands its repetition, as tiles reach beyond.
+  void find(const int32_t* positions, int64_t count, const T** rows) const {
     for (int64_t i = 0; i < count; ++i) {
       if (plain) {
         rows[i] = input + int64_t(positions[i]) * p.channels;
@@ -191,13 +192,13 @@ struct Windows {
         for (int64_t v = 0; v < p.kernel[1]; ++v, ++tap) {
           const int64_t x = left + v * p.dilation[1];
           const bool inside = uint64_t(y) < uint64_t(p.height) && uint64_t(x) < uint64_t(p.width);
-          rows[tap * step + i] = inside ? base + (y * p.width + x) * p.channels : zeros;
+          rows[tap * kBlockRoom + i] = inside ? base + (y * p.width + x) * p.channels : zeros;
         }
       }
     }
-    const int64_t taps = p.taps();
+    const int64_t taps = p.taps(), room = min(count + kBeyond, kBlockRoom);
     for (int64_t tap = 0; tap < taps; ++tap)
-      for (int64_t i = count; i < room; ++i) rows[tap * step + i] = rows[tap * step + count - 1];
+      for (int64_t i = count; i < room; ++i) rows[tap * kBlockRoom + i] = rows[tap * kBlockRoom + count - 1];
   }
 
   const Problem& p;
@@ -242,16 +243,17 @@ INLINE void transpose(Vec<T> (&rows)[Vector<T>::lanes]) {
   }
 }
 
-// to[k * width + j] = from[j * row_stride + k * column_stride] for j < columns, and 0 up to width; k < depth.
+// to[k * to_row + j] = from[j * row_stride + k * column_stride] for j < columns, and 0 for j up to `padded`; k < depth.
 template <typename T>
-void pack(const T* from, int64_t row_stride, int64_t column_stride, int64_t columns, int64_t depth, int64_t width,
-          T* to) {
+void pack(const T* from, int64_t row_stride, int64_t column_stride, int64_t columns, int64_t depth, int64_t padded,
+          T* to, int64_t to_row) {
   constexpr int64_t lanes = Vector<T>::lanes;
-  for (int64_t j = 0; j < width; j += lanes) {
-    const int64_t there = max(0, min(lanes, columns - j));
+  for (int64_t j = 0; j < padded; j += lanes) {
+    const int64_t there = max(0, min(lanes, columns - j)), room = min(lanes, padded - j);
     int64_t k = 0;
     if (row_stride == 1) {
-      for (; k < depth; ++k) store(to + k * width + j, load_up_to(from + j + k * column_stride, there));
+      for (; k < depth; ++k)
+        store_up_to(to + k * to_row + j, load_up_to(from + j + k * column_stride, there), room);
     } else if (column_stride == 1) {
       for (; k < depth; k += lanes) {
         const int64_t deep = min(lanes, depth - k);
@@ -260,76 +262,165 @@ void pack(const T* from, int64_t row_stride, int64_t column_stride, int64_t colu
           rows[i] = i < there ? load_up_to(from + (j + i) * row_stride + k, deep) : Vec<T>{};
         transpose<T>(rows);
         UNROLL for (int i = 0; i < lanes; ++i)
-          if (i < deep) store(to + (k + i) * width + j, rows[i]);
+          if (i < deep) store_up_to(to + (k + i) * to_row + j, rows[i], room);
       }
     }
     for (; k < depth; ++k)
-      for (int64_t i = 0; i < lanes; ++i)
-        to[k * width + j + i] = i < there ? from[(j + i) * row_stride + k * column_stride] : T(0);
+      for (int64_t i = 0; i < room; ++i)
+        to[k * to_row + j + i] = i < there ? from[(j + i) * row_stride + k * column_stride] : T(0);
   }
+}
+
+template <typename T>
+void transpose_rows(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row) {
+  pack(from, from_row, 1, rows, columns, rows, to, to_row);
+}
+
+// One bank's filters with the output channels side by side: a copy cut into panels, or where they lie.
+template <typename T>
+struct Bank {
+  const T* base;
+  int64_t group_step, column_step;  // to the next group, and to the next output channel of a panel's first
+  int64_t tap_step, row;            // per vector of a panel where it is a copy
+  bool copy;
+
+  const T* panel(int64_t group, int64_t first) const { return base + group * group_step + first * column_step; }
+  int64_t tap_of(int64_t width) const { return copy ? tap_step * width : tap_step; }
+  int64_t row_of(int64_t width) const { return copy ? width : row; }
+};
+
+// Whether filters can be read where they are: rows of output channels, the taps at one distance.
+inline bool in_place(const Problem& p) {
+  const int64_t* stride = p.filter_stride;
+  return stride[2] == 1 && (p.kernel[0] == 1 || stride[4] == p.kernel[1] * stride[5]);
+}
+
+template <typename T>
+Bank<T> where_it_lies(const Problem& p, const T* filter) {
+  return {filter, p.group_outputs(), 1, p.filter_stride[5], p.filter_stride[3], false};
+}
+
+template <typename T>
+Bank<T> copied(const Problem& p, const T* filter, const Panels<T>& panels, T* to) {
+  const int64_t taps = p.taps(), depth = p.group_channels(), *stride = p.filter_stride, lanes = Vector<T>::lanes;
+  const Bank<T> bank{to, panels.padded() * taps * depth, taps * depth, depth, 0, true};
+  for (int64_t group = 0; group < p.groups; ++group)
+    for (int64_t panel = 0; panel < panels.count; ++panel) {
+      const int64_t width = panels.width(panel) * lanes, first = panels.first(panel);
+      T* at = to + group * bank.group_step + first * bank.column_step;
+      const T* from = filter + (group * p.group_outputs() + first) * stride[2];
+      for (int64_t tap = 0; tap < taps; ++tap)
+        pack(from + tap / p.kernel[1] * stride[4] + tap % p.kernel[1] * stride[5], stride[2], stride[3],
+             p.group_outputs() - first, depth, width, at + tap * depth * width, width);
+    }
+  return bank;
 }
 
 // --- Tiles -----------------------------------------------------------------------------------------------------------
 
-// tile[i][v] += sum over k of a[i][k] * b[k][v].
-template <typename T, int M, int V>
-INLINE void multiply(const T* const* rows, int64_t offset, const T* b, int64_t b_row, int64_t depth,
+// tile[i][v] += sum over k of a[i][k] * b[k][v], and the rows of the next tile are fetched meanwhile.
+template <typename T, int M, int V, bool Partial>
+INLINE void multiply(const T* const* rows, int64_t offset, const T* b, int64_t b_row, int64_t depth, int64_t last,
                      Vec<T> (&tile)[M][V]) {
   constexpr int lanes = Vector<T>::lanes;
+  constexpr int64_t line = 64 / sizeof(T);
   const T* a[M];
   UNROLL for (int i = 0; i < M; ++i) a[i] = rows[i] + offset;
-  for (int64_t k = 0; k < depth; ++k, b += b_row) {
-    Vec<T> columns[V];
-    UNROLL for (int v = 0; v < V; ++v) columns[v] = load(b + v * lanes);
-    UNROLL for (int i = 0; i < M; ++i) {
-      const Vec<T> number = a[i][k] - Vec<T>{};
-      UNROLL for (int v = 0; v < V; ++v) tile[i][v] += number * columns[v];
+  for (int64_t start = 0; start < depth; start += line) {
+    UNROLL for (int i = 0; i < M; ++i) __builtin_prefetch(rows[M + i] + offset + start);
+    const int64_t stop = min(depth, start + line);
+    for (int64_t k = start; k < stop; ++k, b += b_row) {
+      Vec<T> columns[V];
+      UNROLL for (int v = 0; v < V - 1; ++v) columns[v] = load(b + v * lanes);
+      columns[V - 1] = Partial ? load_some(b + (V - 1) * lanes, last) : load(b + (V - 1) * lanes);
+      UNROLL for (int i = 0; i < M; ++i) {
+        const Vec<T> number = a[i][k] - Vec<T>{};
+        UNROLL for (int v = 0; v < V; ++v) tile[i][v] += number * columns[v];
+      }
     }
   }
+}
+
+// Rows, given by pointers, times a panel of a matrix.
+template <typename T>
+struct Product {
+  const T* const* rows;  // [taps][kBlockRoom]
+  int64_t taps, offset, depth;
+  const T* b;
+  int64_t b_tap, b_row;
+  int64_t begin, end;    // of the rows
+  int64_t columns;
+  bool padded;           // whether the panel's last vector can be read whole
+};
+
+template <typename T, int V, int M, bool Partial, typename Finish>
+INLINE void product_tile(const Product<T>& f, int64_t i, int64_t valid, const Finish& finish) {
+  Vec<T> tile[M][V] = {};
+  const int64_t last = f.columns - (V - 1) * Vector<T>::lanes;
+  for (int64_t tap = 0; tap < f.taps; ++tap)
+    multiply<T, M, V, Partial>(f.rows + tap * kBlockRoom + i, f.offset, f.b + tap * f.b_tap, f.b_row, f.depth, last,
+                               tile);
+  UNROLL for (int row = 0; row < M; ++row) {
+    if (row >= valid) break;
+    finish(i + row, tile[row], last);
+  }
+}
+
+template <typename T, int V, bool Partial, typename Finish>
+void product_panel(const Product<T>& f, const Finish& finish) {
+  constexpr int M = tile_rows(V), half = M / 2;
+  for (int64_t i = f.begin; i < f.end;) {
+    const int64_t left = f.end - i;
+    if (left <= half) {
+      product_tile<T, V, half, Partial>(f, i, left, finish);
+      i += half;
+    } else {
+      product_tile<T, V, M, Partial>(f, i, left, finish);
+      i += M;
+    }
+  }
+}
+
+// finish(i, values, last) gets each row of the product: V vectors, `last` numbers of the last one.
+template <typename T, typename Finish>
+void product(const Product<T>& f, const Finish& finish) {
+  const int64_t vectors = divide_up(f.columns, Vector<T>::lanes);
+  const bool partial = !f.padded && f.columns % Vector<T>::lanes;
+#define DRCONV_PANEL(V)                                               \
+  case V:                                                             \
+    if (partial) product_panel<T, V, true>(f, finish);                \
+    else product_panel<T, V, false>(f, finish);                       \
+    break;
+  switch (vectors) {
+    DRCONV_PANEL(1)
+    DRCONV_PANEL(2)
+    DRCONV_PANEL(3)
+#if MAX_VECTORS > 3
+    DRCONV_PANEL(4)
+#endif
+  }
+#undef DRCONV_PANEL
 }
 
 // --- Forward ---------------------------------------------------------------------------------------------------------
 
 template <typename T>
-struct ForwardBlock {
-  const T* const* rows;  // [taps][kBlockRoom]
-  int64_t taps, offset, depth;
-  const T* b;
-  int64_t b_tap, b_row;
+struct StoreOutput {
   const int32_t* positions;
-  int64_t count;
   T* output;
-  int64_t out_channels, columns;
+  int64_t out_channels;
+  template <int V>
+  INLINE void operator()(int64_t i, const Vec<T> (&values)[V], int64_t last) const {
+    constexpr int lanes = Vector<T>::lanes;
+    T* to = output + int64_t(positions[i]) * out_channels;
+    UNROLL for (int v = 0; v < V - 1; ++v) store(to + v * lanes, values[v]);
+    store_up_to(to + (V - 1) * lanes, values[V - 1], last);
+  }
 };
 
-template <typename T, int V, int M>
-INLINE void forward_tile(const ForwardBlock<T>& f, int64_t i, int64_t valid) {
-  constexpr int lanes = Vector<T>::lanes;
-  Vec<T> tile[M][V] = {};
-  for (int64_t tap = 0; tap < f.taps; ++tap)
-    multiply<T, M, V>(f.rows + tap * kBlockRoom + i, f.offset, f.b + tap * f.b_tap, f.b_row, f.depth, tile);
-  const int64_t last = f.columns - (V - 1) * lanes;
-  UNROLL for (int row = 0; row < M; ++row) {
-    if (row >= valid) break;
-    T* to = f.output + int64_t(f.positions[i + row]) * f.out_channels;
-    UNROLL for (int v = 0; v < V - 1; ++v) store(to + v * lanes, tile[row][v]);
-    store_up_to(to + (V - 1) * lanes, tile[row][V - 1], last);
-  }
-}
-
-template <typename T, int V>
-void forward_panel(const ForwardBlock<T>& f) {
-  constexpr int M = tile_rows(V), half = M / 2;
-  for (int64_t i = 0; i < f.count;) {
-    const int64_t left = f.count - i;
-    if (left <= half) {
-      forward_tile<T, V, half>(f, i, left);
-      i += half;
-    } else {
-      forward_tile<T, V, M>(f, i, left);
-      i += M;
-    }
-  }
+// Filters are copied where each panel is read often; a single panel lies together anyway.
+inline bool worth_a_copy(const Problem& p, int64_t panels, int64_t positions) {
+  return !in_place(p) || (panels > 1 && positions > 2 * kBlock);
 }
 
 template <typename T>
@@ -340,119 +431,165 @@ void forward(const Problem& p, const Order& order, const T* input, const T* filt
   if (begin >= end) return;
   const Panels<T> panels(p.group_outputs());
   const int64_t depth = p.group_channels(), taps = p.taps(), lanes = Vector<T>::lanes;
-  const int64_t *stride = p.filter_stride, per_group = panels.padded() * taps * depth;
   const Windows<T> windows(p, input, zero_row<T>(zeros_memory, p.channels));
   const T** rows = rows_memory.get<const T*>(taps * kBlockRoom);
-  // Filters whose output channels lie side by side can be read where they are.
-  const bool in_place = stride[2] == 1 && p.group_outputs() % lanes == 0;
   int64_t bank = 0;
   while (order.offsets[bank + 1] <= begin) ++bank;
   for (int64_t at = begin; at < end; ++bank) {
     const int64_t stop = min(end, order.offsets[bank + 1]);
     if (at >= stop) continue;
     const T* filter = bank_of(p, filters, bank);
-    // A panel that is read often is worth a copy that lies together.
-    const bool direct = in_place && taps == 1 && (stop - at <= 2 * kBlock || p.out_channels <= 64);
-    T* packed = direct ? nullptr : packed_memory.get<T>(p.groups * per_group);
-    if (!direct) {
-      for (int64_t group = 0; group < p.groups; ++group)
-        for (int64_t panel = 0; panel < panels.count; ++panel) {
-          const int64_t width = panels.width(panel) * lanes, first = panels.first(panel);
-          T* to = packed + group * per_group + first * taps * depth;
-          const T* from = filter + (group * p.group_outputs() + first) * stride[2];
-          for (int64_t tap = 0; tap < taps; ++tap)
-            pack(from + tap / p.kernel[1] * stride[4] + tap % p.kernel[1] * stride[5], stride[2], stride[3],
-                 p.group_outputs() - first, depth, width, to + tap * depth * width);
-        }
-    }
+    const Bank<T> banked = worth_a_copy(p, panels.count * p.groups, stop - at)
+        ? copied(p, filter, panels, packed_memory.get<T>(p.groups * panels.padded() * taps * depth))
+        : where_it_lies(p, filter);
     for (; at < stop; at += kBlock) {
       const int64_t count = min(kBlock, stop - at);
-      windows.find(order.positions + at, count, min(count + 16, kBlockRoom), kBlockRoom, rows);
+      windows.find(order.positions + at, count, rows);
       for (int64_t group = 0; group < p.groups; ++group)
         for (int64_t panel = 0; panel < panels.count; ++panel) {
           const int64_t width = panels.width(panel) * lanes, first = panels.first(panel);
-          const int64_t channel = group * p.group_outputs() + first;
-          ForwardBlock<T> block{rows, taps, group * depth, depth,
-                                direct ? filter + channel : packed + group * per_group + first * taps * depth,
-                                depth * width, direct ? stride[3] : width,
-                                order.positions + at, count, output + channel,
-                                p.out_channels, min(width, p.group_outputs() - first)};
-          switch (panels.width(panel)) {
-            case 1: forward_panel<T, 1>(block); break;
-            case 2: forward_panel<T, 2>(block); break;
-            case 3: forward_panel<T, 3>(block); break;
-#if MAX_VECTORS > 3
-            case 4: forward_panel<T, 4>(block); break;
-#endif
-          }
+          const StoreOutput<T> finish{order.positions + at, output + group * p.group_outputs() + first,
+                                      p.out_channels};
+          product<T>({rows, taps, group * depth, depth, banked.panel(group, first), banked.tap_of(width),
+                      banked.row_of(width), 0, count, min(width, p.group_outputs() - first), banked.copy},
+                     finish);
         }
     }
     at = stop;
   }
 }
 
-// --- Transposed: the guide's response and grad_input -----------------------------------------------------------------
+// --- The guide's response and grad_input -----------------------------------------------------------------------------
 
-template <typename T>
-struct TransposedBlock {
-  const T* const* grads;    // [kBlockRoom], rows of grad_output
-  int64_t offset, depth;    // the group's first output channel, and how many
-  const T* b;
-  int64_t b_row;
-  const T* const* rows;     // [kBlockRoom], pixels under one tap
-  int64_t count, columns;
-  int64_t channel;          // first input channel of the panel
-  Vec<T>* response;         // [kBlock], or null
-  const bool* chosen;       // [kBlock]
-  T* const* to;             // [kBlockRoom], where grad_input's pixels are, null beyond the border; or null
+// Positions [from, until) of one image, those of a bank together.
+struct Strip {
+  Strip(const Problem& p, const Order& order, int64_t image, int64_t first_row, int64_t last_row, Scratch& list,
+        Scratch& starts)
+      : positions(list.get<int32_t>((last_row - first_row) * p.out_width)), starts(starts.get<int64_t>(p.regions + 1)) {
+    const int64_t from = image * p.positions() + first_row * p.out_width;
+    const int64_t until = image * p.positions() + last_row * p.out_width;
+    count = 0;
+    for (int64_t j = 0; j < p.regions; ++j) {
+      const int64_t bank = p.bank(image, j), first = order.offsets[bank], last = order.offsets[bank + 1];
+      const int64_t begin = lower_bound(order.positions, first, last, from);
+      const int64_t end = lower_bound(order.positions, begin, last, until);
+      this->starts[j] = count;
+      std::memcpy(positions + count, order.positions + begin, (end - begin) * sizeof(int32_t));
+      count += end - begin;
+    }
+    this->starts[p.regions] = count;
+  }
+  int32_t* positions;
+  int64_t* starts;
+  int64_t count;
 };
 
-template <typename T, int V, int M>
-INLINE void transposed_tile(const TransposedBlock<T>& f, int64_t i, int64_t valid) {
-  constexpr int lanes = Vector<T>::lanes;
-  Vec<T> tile[M][V] = {};
-  multiply<T, M, V>(f.grads + i, f.offset, f.b, f.b_row, f.depth, tile);
-  const int64_t last = f.columns - (V - 1) * lanes;
-  UNROLL for (int row = 0; row < M; ++row) {
-    if (row >= valid) break;
-    if (f.response) {
-      const T* x = f.rows[i + row] + f.channel;
-      Vec<T> product = tile[row][V - 1] * load_up_to(x + (V - 1) * lanes, last);
-      UNROLL for (int v = 0; v < V - 1; ++v) product += tile[row][v] * load(x + v * lanes);
-      f.response[i + row] += product;
-    }
-    if (f.to && f.chosen[i + row] && f.to[i + row]) {
-      T* to = f.to[i + row] + f.channel;
-      UNROLL for (int v = 0; v < V - 1; ++v) store(to + v * lanes, load(to + v * lanes) + tile[row][v]);
-      const int64_t tail = (V - 1) * lanes;
-      store_up_to(to + tail, load_up_to(to + tail, last) + tile[row][V - 1], last);
-    }
+template <typename T>
+struct AddInnerProduct {
+  const T* const* grads;
+  int64_t channel;
+  Vec<T>* sums;
+  template <int V>
+  INLINE void operator()(int64_t i, const Vec<T> (&values)[V], int64_t last) const {
+    constexpr int lanes = Vector<T>::lanes;
+    const T* grad = grads[i] + channel;
+    Vec<T> total = values[V - 1] * load_up_to(grad + (V - 1) * lanes, last);
+    UNROLL for (int v = 0; v < V - 1; ++v) total += values[v] * load(grad + v * lanes);
+    sums[i] += total;
   }
-}
+};
 
-template <typename T, int V>
-void transposed_panel(const TransposedBlock<T>& f) {
-  constexpr int M = tile_rows(V), half = M / 2;
-  for (int64_t i = 0; i < f.count;) {
-    const int64_t left = f.count - i;
-    if (left <= half) {
-      transposed_tile<T, V, half>(f, i, left);
-      i += half;
-    } else {
-      transposed_tile<T, V, M>(f, i, left);
-      i += M;
+// Bytes of filters that are gone through for one block of positions: they stay in the caches from one to the next.
+constexpr int64_t kBanksBytes = int64_t(4) << 20;
+
+template <typename T>
+void responses(const Problem& p, const Order& order, bool others, const T* input, const T* filters,
+               const T* grad_output, const Response<T>& response, int64_t image, int64_t first_row, int64_t last_row) {
+  static thread_local Scratch packed_memory, rows_memory, zeros_memory, list_memory, starts_memory, grads_memory,
+      banks_memory;
+  const Strip strip(p, order, image, first_row, last_row, list_memory, starts_memory);
+  const int64_t lanes = Vector<T>::lanes, taps = p.taps(), depth = p.group_channels();
+  const Panels<T> panels(p.group_outputs());
+  const Windows<T> windows(p, input, zero_row<T>(zeros_memory, p.channels));
+  const T** rows = rows_memory.get<const T*>(taps * kBlockRoom);
+  const T** grads = grads_memory.get<const T*>(kBlock);
+  Bank<T>* banks = banks_memory.get<Bank<T>>(p.regions);
+  const bool copy = worth_a_copy(p, panels.count * p.groups, others ? strip.count : strip.count / p.regions);
+  const int64_t numbers = p.groups * panels.padded() * taps * depth;
+  const int64_t together = max(1, min(p.regions, kBanksBytes / int64_t(numbers * sizeof(T))));
+  Vec<T> sums[kBlock];
+  for (int64_t first_bank = 0; first_bank < p.regions; first_bank += together) {
+    const int64_t last_bank = min(p.regions, first_bank + together);
+    T* packed = copy ? packed_memory.get<T>(together * numbers) : nullptr;
+    for (int64_t j = first_bank; j < last_bank; ++j) {
+      const T* filter = bank_of(p, filters, p.bank(image, j));
+      banks[j] = copy ? copied(p, filter, panels, packed + (j - first_bank) * numbers) : where_it_lies(p, filter);
+    }
+    for (int64_t at = 0; at < strip.count; at += kBlock) {
+      const int64_t count = min(kBlock, strip.count - at);
+      const int32_t* positions = strip.positions + at;
+      bool found = false;
+      for (int64_t j = first_bank; j < last_bank; ++j) {
+        // Where the block has positions of bank j: what is asked for, or what is left out.
+        const int64_t low = max(0, min(count, strip.starts[j] - at));
+        const int64_t high = max(0, min(count, strip.starts[j + 1] - at));
+        const int64_t ranges[2][2] = {{others ? 0 : low, others ? low : high}, {others ? high : count, count}};
+        for (const auto& range : ranges) {
+          if (range[0] >= range[1]) continue;
+          if (!found) {
+            windows.find(positions, count, rows);
+            for (int64_t i = 0; i < count; ++i) grads[i] = grad_output + int64_t(positions[i]) * p.out_channels;
+            found = true;
+          }
+          for (int64_t i = range[0]; i < range[1]; ++i) sums[i] = Vec<T>{};
+          for (int64_t group = 0; group < p.groups; ++group)
+            for (int64_t panel = 0; panel < panels.count; ++panel) {
+              const int64_t width = panels.width(panel) * lanes, first = panels.first(panel);
+              const AddInnerProduct<T> finish{grads, group * p.group_outputs() + first, sums};
+              product<T>({rows, taps, group * depth, depth, banks[j].panel(group, first), banks[j].tap_of(width),
+                          banks[j].row_of(width), range[0], range[1], min(width, p.group_outputs() - first), copy},
+                         finish);
+            }
+          for (int64_t i = range[0]; i < range[1]; ++i)
+            *response.at(image, others ? j : response.rank, positions[i] - image * p.positions()) = sum<T>(sums[i]);
+        }
+      }
     }
   }
 }
 
 template <typename T>
-void transposed(const Problem& p, const Order* orders, int64_t ranks, const int64_t* regions, const T* input,
-                const T* filters, const T* grad_output, T* grad_input, int64_t input_row, T* response, int64_t image,
-                int64_t first_row, int64_t last_row) {
-  static thread_local Scratch packed_memory, rows_memory, zeros_memory, list_memory, to_memory, grads_memory;
+struct AddToInput {
+  const T* const* pixels;  // under one tap
+  int64_t channel;
+  Vec<T>* sums;            // or null
+  T* const* to;            // where grad_input's pixels are, null beyond the border; or null
+  template <int V>
+  INLINE void operator()(int64_t i, const Vec<T> (&values)[V], int64_t last) const {
+    constexpr int lanes = Vector<T>::lanes;
+    const int64_t tail = (V - 1) * lanes;
+    if (sums) {
+      const T* pixel = pixels[i] + channel;
+      Vec<T> total = values[V - 1] * load_up_to(pixel + tail, last);
+      UNROLL for (int v = 0; v < V - 1; ++v) total += values[v] * load(pixel + v * lanes);
+      sums[i] += total;
+    }
+    if (to && to[i]) {
+      T* at = to[i] + channel;
+      UNROLL for (int v = 0; v < V - 1; ++v) store(at + v * lanes, load(at + v * lanes) + values[v]);
+      store_up_to(at + tail, load_up_to(at + tail, last) + values[V - 1], last);
+    }
+  }
+};
+
+template <typename T>
+void transposed(const Problem& p, const Order& order, const T* input, const T* filters, const T* grad_output,
+                T* grad_input, int64_t input_row, const Response<T>* response, int64_t image, int64_t first_row,
+                int64_t last_row) {
+  static thread_local Scratch packed_memory, rows_memory, zeros_memory, list_memory, starts_memory, to_memory,
+      grads_memory;
+  const Strip strip(p, order, image, first_row, last_row, list_memory, starts_memory);
   const int64_t lanes = Vector<T>::lanes, taps = p.taps(), depth = p.group_outputs(), *stride = p.filter_stride;
-  const int64_t from = image * p.positions() + first_row * p.out_width;
-  const int64_t until = image * p.positions() + last_row * p.out_width;
   const Panels<T> panels(p.group_channels());
   const T* zeros = zero_row<T>(zeros_memory, p.channels);
   const Windows<T> windows(p, input, zeros);
@@ -460,98 +597,49 @@ void transposed(const Problem& p, const Order* orders, int64_t ranks, const int6
   T** to = to_memory.get<T*>(taps * kBlockRoom);
   const T** grads = grads_memory.get<const T*>(kBlockRoom);
   const T* image_input = input + (image * p.height + input_row) * p.width * p.channels;
-  Vec<T> sums[kBlock];
-  bool chosen[kBlock];
-
-  // Positions of [from, until) that an order gives to bank j.
-  auto span = [&](const Order& order, int64_t j, int64_t& begin, int64_t& end) {
-    const int64_t bank = p.bank(image, j);
-    begin = lower_bound(order.positions, order.offsets[bank], order.offsets[bank + 1], from);
-    end = lower_bound(order.positions, begin, order.offsets[bank + 1], until);
-  };
-  // All positions, those of a region together: whether a pixel's filters are its own then changes rarely.
-  int32_t* all = nullptr;
-  int64_t all_count = 0;
-  if (ranks == 0) {
-    all = list_memory.get<int32_t>(until - from);
-    for (int64_t j = 0; j < p.regions; ++j) {
-      int64_t begin, end;
-      span(orders[0], j, begin, end);
-      std::memcpy(all + all_count, orders[0].positions + begin, (end - begin) * sizeof(int32_t));
-      all_count += end - begin;
-    }
-  }
-  const int64_t channels_of_response = ranks ? ranks : p.regions;
   const int64_t per_group = panels.padded() * taps * depth;
+  Vec<T> sums[kBlock];
   for (int64_t j = 0; j < p.regions; ++j) {
-    bool is_packed = false;
-    T* packed = nullptr;
-    for (int64_t rank = 0; rank < max(ranks, 1); ++rank) {
-      const int32_t* list = all;
-      int64_t list_count = all_count;
-      if (ranks) {
-        int64_t begin, end;
-        span(orders[rank], j, begin, end);
-        list = orders[rank].positions + begin;
-        list_count = end - begin;
-      }
-      if (list_count == 0) continue;
-      if (!is_packed) {
-        packed = packed_memory.get<T>(p.groups * per_group);
-        const T* filter = bank_of(p, filters, p.bank(image, j));
-        for (int64_t group = 0; group < p.groups; ++group)
-          for (int64_t tap = 0; tap < taps; ++tap)
-            for (int64_t panel = 0; panel < panels.count; ++panel) {
-              const int64_t first = panels.first(panel);
-              pack(filter + group * depth * stride[2] + first * stride[3] + tap / p.kernel[1] * stride[4] +
-                       tap % p.kernel[1] * stride[5],
-                   stride[3], stride[2], p.group_channels() - first, depth, panels.width(panel) * lanes,
-                   packed + group * per_group + (tap * panels.padded() + first) * depth);
-            }
-        is_packed = true;
-      }
-      for (int64_t at = 0; at < list_count; at += kBlock) {
-        const int64_t count = min(kBlock, list_count - at), room = min(count + 16, kBlockRoom);
-        const int32_t* positions = list + at;
-        windows.find(positions, count, room, kBlockRoom, rows);
-        for (int64_t i = 0; i < room; ++i)
-          grads[i] = grad_output + int64_t(positions[min(i, count - 1)]) * p.out_channels;
-        bool any = false;
-        for (int64_t i = 0; i < count; ++i) {
-          chosen[i] = grad_input && regions[positions[i]] == j;
-          any |= chosen[i];
-          sums[i] = Vec<T>{};
+    if (strip.starts[j] == strip.starts[j + 1]) continue;
+    T* packed = packed_memory.get<T>(p.groups * per_group);
+    const T* filter = bank_of(p, filters, p.bank(image, j));
+    for (int64_t group = 0; group < p.groups; ++group)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t panel = 0; panel < panels.count; ++panel) {
+          const int64_t first = panels.first(panel), width = panels.width(panel) * lanes;
+          pack(filter + group * depth * stride[2] + first * stride[3] + tap / p.kernel[1] * stride[4] +
+                   tap % p.kernel[1] * stride[5],
+               stride[3], stride[2], p.group_channels() - first, depth, width,
+               packed + group * per_group + (tap * panels.padded() + first) * depth, width);
         }
-        if (!any && !response) continue;
-        if (any)
-          for (int64_t tap = 0; tap < taps; ++tap)
-            for (int64_t i = 0; i < count; ++i) {
-              const T* row = rows[tap * kBlockRoom + i];
-              to[tap * kBlockRoom + i] = row == zeros ? nullptr : grad_input + (row - image_input);
-            }
-        for (int64_t group = 0; group < p.groups; ++group)
-          for (int64_t tap = 0; tap < taps; ++tap)
-            for (int64_t panel = 0; panel < panels.count; ++panel) {
-              const int64_t first = panels.first(panel), width = panels.width(panel) * lanes;
-              TransposedBlock<T> block{grads, group * depth, depth,
-                                       packed + group * per_group + (tap * panels.padded() + first) * depth, width,
-                                       rows + tap * kBlockRoom, count, min(width, p.group_channels() - first),
-                                       group * p.group_channels() + first, response ? sums : nullptr, chosen,
-                                       any ? to + tap * kBlockRoom : nullptr};
-              switch (panels.width(panel)) {
-                case 1: transposed_panel<T, 1>(block); break;
-                case 2: transposed_panel<T, 2>(block); break;
-                case 3: transposed_panel<T, 3>(block); break;
-#if MAX_VECTORS > 3
-                case 4: transposed_panel<T, 4>(block); break;
-#endif
-              }
-            }
-        if (response)
-          for (int64_t i = 0; i < count; ++i)
-            response[(image * channels_of_response + (ranks ? rank : j)) * p.positions() + positions[i] -
-                     image * p.positions()] = sum<T>(sums[i]);
-      }
+    for (int64_t at = strip.starts[j]; at < strip.starts[j + 1]; at += kBlock) {
+      const int64_t count = min(kBlock, strip.starts[j + 1] - at);
+      const int32_t* positions = strip.positions + at;
+      windows.find(positions, count, rows);
+      for (int64_t i = 0; i < kBlockRoom; ++i)
+        grads[i] = grad_output + int64_t(positions[min(i, count - 1)]) * p.out_channels;
+      for (int64_t i = 0; i < count; ++i) sums[i] = Vec<T>{};
+      if (grad_input)
+        for (int64_t tap = 0; tap < taps; ++tap)
+          for (int64_t i = 0; i < count; ++i) {
+            const T* row = rows[tap * kBlockRoom + i];
+            to[tap * kBlockRoom + i] = row == zeros ? nullptr : grad_input + (row - image_input);
+          }
+      for (int64_t group = 0; group < p.groups; ++group)
+        for (int64_t tap = 0; tap < taps; ++tap)
+          for (int64_t panel = 0; panel < panels.count; ++panel) {
+            const int64_t first = panels.first(panel), width = panels.width(panel) * lanes;
+            const AddToInput<T> finish{rows + tap * kBlockRoom, group * p.group_channels() + first,
+                                       response ? sums : nullptr, grad_input ? to + tap * kBlockRoom : nullptr};
+            product<T>({grads, 1, group * depth, depth,
+                        packed + group * per_group + (tap * panels.padded() + first) * depth, 0, width, 0, count,
+                        min(width, p.group_channels() - first), true},
+                       finish);
+          }
+      if (response)
+        for (int64_t i = 0; i < count; ++i)
+          *response->at(image, response->rank < 0 ? j : response->rank, positions[i] - image * p.positions()) =
+              sum<T>(sums[i]);
     }
   }
 }
@@ -567,6 +655,7 @@ struct GradientTask {
   int64_t columns;
   T* to;                      // of the tile's first new row
   int64_t to_row, to_column;
+  bool add;                   // to what is there
 };
 
 template <typename T, int V, int M, bool Partial>
@@ -584,9 +673,21 @@ INLINE void gradient_tile(const GradientTask<T>& f, int64_t skip) {
       UNROLL for (int v = 0; v < V; ++v) tile[i][v] += number * columns[v];
     }
   }
-  for (int64_t i = skip; i < M; ++i) {
+  UNROLL for (int i = 0; i < M; ++i) {
+    if (i < skip) continue;
     T* to = f.to + (i - skip) * f.to_row;
-    for (int64_t c = 0; c < f.columns; ++c) to[c * f.to_column] = tile[i][c / lanes][c % lanes];
+    if (f.to_column == 1) {
+      UNROLL for (int v = 0; v < V; ++v) {
+        const int64_t there = v < V - 1 ? lanes : last;
+        const Vec<T> before = f.add ? load_up_to(to + v * lanes, there) : Vec<T>{};
+        store_up_to(to + v * lanes, tile[i][v] + before, there);
+      }
+    } else {
+      for (int64_t c = 0; c < f.columns; ++c) {
+        T* at = to + c * f.to_column;
+        *at = tile[i][c / lanes][c % lanes] + (f.add ? *at : T(0));
+      }
+    }
   }
 }
 
@@ -616,75 +717,61 @@ void gradient_panel(const GradientTask<T>& task) {
 
 template <typename T>
 void filter_gradient(const Problem& p, const Order& order, const T* input, const T* grad_output, T* grad_filters,
-                     Share share) {
-  static thread_local Scratch rows_memory, grads_memory, zeros_memory, vectors_memory;
+                     int64_t bank, int64_t group, Share share) {
+  static thread_local Scratch rows_memory, zeros_memory;
   const int64_t lanes = Vector<T>::lanes, taps = p.taps(), *stride = p.filter_stride;
   // The vectors run along what lies side by side in the result.
   const bool along_outputs = stride[2] == 1;
   const int64_t wide = along_outputs ? p.group_outputs() : p.group_channels();
   const int64_t tall = along_outputs ? p.group_channels() : p.group_outputs();
+  const int64_t begin = tall * share.index / share.count, end = tall * (share.index + 1) / share.count;
   const Panels<T> panels(wide);
   const Windows<T> windows(p, input, zero_row<T>(zeros_memory, p.channels));
-  int64_t tasks = 0;  // of a tap and group
-  for (int64_t panel = 0; panel < panels.count; ++panel) tasks += divide_up(tall, tile_rows(panels.width(panel)));
-  const int64_t per_bank = taps * p.groups * tasks, total = p.batch * p.positions() + 8 * p.banks();
-  const double begin = double(total) * per_bank * share.index / share.count;
-  const double end = double(total) * per_bank * (share.index + 1) / share.count;
-  double start = 0;
-  for (int64_t bank = 0; bank < p.banks(); ++bank) {
-    const int64_t offset = order.offsets[bank], count = order.offsets[bank + 1] - offset;
-    const double cost = count + 8, stop = start + cost * per_bank;
-    if (stop > begin && start < end) {
-      const T** rows = rows_memory.get<const T*>(taps * (count + 1));
-      const T** grads = grads_memory.get<const T*>(count + 1);
-      const T** vectors = vectors_memory.get<const T*>(count + 1);
-      if (count) windows.find(order.positions + offset, count, count, count, rows);
-      for (int64_t i = 0; i < count; ++i)
-        grads[i] = grad_output + int64_t(order.positions[offset + i]) * p.out_channels;
-      T* bank_to = const_cast<T*>(bank_of<T>(p, grad_filters, bank));
-      int64_t task = 0;
-      for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t group = 0; group < p.groups; ++group)
-          for (int64_t panel = 0; panel < panels.count; ++panel) {
-            const int64_t height = tile_rows(panels.width(panel)), first = panels.first(panel);
-            const int64_t parts = divide_up(tall, height);
-            const double task_start = start + cost * task;
-            task += parts;
-            if (task_start + cost * parts <= begin || task_start >= end) continue;
-            const T** pixels = rows + tap * count;
-            const T* const* across = along_outputs ? grads : pixels;
-            const int64_t across_first = group * wide + first;
-            for (int64_t i = 0; i < count; ++i) vectors[i] = across[i] + across_first;
-            for (int64_t part = 0; part < parts; ++part) {
-              // A task belongs to the share that its start lies in.
-              const double here = task_start + cost * part;
-              if (here < begin || here >= end) continue;
-              GradientTask<T> f;
-              f.broadcast = along_outputs ? pixels : grads;
-              f.vectors = vectors;
-              f.count = count;
-              f.rows = min(height, tall - part * height);
-              f.first = group * tall + part * height;
-              f.columns = min(panels.width(panel) * lanes, wide - first);
-              f.to_row = along_outputs ? stride[3] : stride[2];
-              f.to_column = along_outputs ? stride[2] : stride[3];
-              const int64_t out = along_outputs ? group * wide + first : group * tall + part * height;
-              const int64_t in = along_outputs ? part * height : first;
-              f.to = bank_to + out * stride[2] + in * stride[3] + tap / p.kernel[1] * stride[4] +
-                     tap % p.kernel[1] * stride[5];
-              switch (panels.width(panel)) {
-                case 1: gradient_panel<T, 1>(f); break;
-                case 2: gradient_panel<T, 2>(f); break;
-                case 3: gradient_panel<T, 3>(f); break;
+  const T** rows = rows_memory.get<const T*>(taps * kBlockRoom);
+  const T *grads[kBlock], *vectors[kBlock];
+  T* bank_to = const_cast<T*>(bank_of<T>(p, grad_filters, bank));
+  int64_t at = order.offsets[bank];
+  const int64_t stop = order.offsets[bank + 1];
+  bool add = false;
+  do {  // once at least, for the zeros of a bank without positions
+    const int64_t count = min(kBlock, stop - at);
+    if (count) windows.find(order.positions + at, count, rows);
+    for (int64_t i = 0; i < count; ++i) grads[i] = grad_output + int64_t(order.positions[at + i]) * p.out_channels;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const T* const* pixels = rows + tap * kBlockRoom;
+      const T* const* across = along_outputs ? grads : pixels;
+      T* tap_to = bank_to + tap / p.kernel[1] * stride[4] + tap % p.kernel[1] * stride[5];
+      for (int64_t panel = 0; panel < panels.count; ++panel) {
+        const int64_t height = tile_rows(panels.width(panel)), first = panels.first(panel);
+        for (int64_t i = 0; i < count; ++i) vectors[i] = across[i] + group * wide + first;
+        GradientTask<T> f;
+        f.broadcast = along_outputs ? pixels : grads;
+        f.vectors = vectors;
+        f.count = count;
+        f.columns = min(panels.width(panel) * lanes, wide - first);
+        f.to_row = along_outputs ? stride[3] : stride[2];
+        f.to_column = along_outputs ? stride[2] : stride[3];
+        f.add = add;
+        for (int64_t row = begin; row < end; row += height) {
+          f.rows = min(height, end - row);
+          f.first = group * tall + row;
+          const int64_t out = along_outputs ? group * wide + first : group * tall + row;
+          const int64_t in = along_outputs ? row : first;
+          f.to = tap_to + out * stride[2] + in * stride[3];
+          switch (panels.width(panel)) {
+            case 1: gradient_panel<T, 1>(f); break;
+            case 2: gradient_panel<T, 2>(f); break;
+            case 3: gradient_panel<T, 3>(f); break;
 #if MAX_VECTORS > 3
-                case 4: gradient_panel<T, 4>(f); break;
+            case 4: gradient_panel<T, 4>(f); break;
 #endif
-              }
-            }
           }
+        }
+      }
     }
-    start = stop;
-  }
+    add = true;
+    at += kBlock;
+  } while (at < stop);
 }
 
 // --- Depthwise -------------------------------------------------------------------------------------------------------
@@ -705,59 +792,94 @@ const T* depthwise_filters(const Problem& p, const T* filters, int64_t image, Sc
   return packed;
 }
 
-// to[c] = sum over i of a[i][c] * b[i][c].
-template <typename T, int V>
-INLINE void sum_products_of(const T* const* a, const T* const* b, int64_t count, int64_t c, int64_t columns, T* to) {
+// For P outputs side by side: to[i][c] = sum over taps of a[tap][i][c] * b[tap][c], V vectors of channels from c on.
+template <typename T, int P, int V>
+INLINE void sum_products_of(const T* const* a, int64_t a_step, const T* const* b, int64_t taps, int64_t c, int64_t last,
+                            T* to, int64_t to_step) {
   constexpr int lanes = Vector<T>::lanes;
-  Vec<T> total[V] = {};
-  const int64_t last = columns - (V - 1) * lanes;
-  for (int64_t i = 0; i < count; ++i) {
-    UNROLL for (int v = 0; v < V - 1; ++v) total[v] += load(a[i] + c + v * lanes) * load(b[i] + c + v * lanes);
-    const int64_t at = c + (V - 1) * lanes;
-    total[V - 1] += load_up_to(a[i] + at, last) * load_up_to(b[i] + at, last);
+  Vec<T> total[P][V] = {};
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const T *from = a[tap] + c, *weights = b[tap] + c;
+    Vec<T> weight[V];
+    UNROLL for (int v = 0; v < V - 1; ++v) weight[v] = load(weights + v * lanes);
+    weight[V - 1] = load_up_to(weights + (V - 1) * lanes, last);
+    UNROLL for (int i = 0; i < P; ++i) {
+      UNROLL for (int v = 0; v < V - 1; ++v) total[i][v] += load(from + i * a_step + v * lanes) * weight[v];
+      total[i][V - 1] += load_up_to(from + i * a_step + (V - 1) * lanes, last) * weight[V - 1];
+    }
   }
-  UNROLL for (int v = 0; v < V - 1; ++v) store(to + c + v * lanes, total[v]);
-  store_up_to(to + c + (V - 1) * lanes, total[V - 1], last);
+  UNROLL for (int i = 0; i < P; ++i) {
+    UNROLL for (int v = 0; v < V - 1; ++v) store(to + i * to_step + c + v * lanes, total[i][v]);
+    store_up_to(to + i * to_step + c + (V - 1) * lanes, total[i][V - 1], last);
+  }
 }
 
-template <typename T>
-void sum_products(const T* const* a, const T* const* b, int64_t count, int64_t channels, T* to) {
+template <typename T, int P, int V>
+INLINE void sum_products_all(const T* const* a, int64_t a_step, const T* const* b, int64_t taps, int64_t channels,
+                             T* to, int64_t to_step) {
   constexpr int64_t lanes = Vector<T>::lanes;
   int64_t c = 0;
-  for (; c + 4 * lanes <= channels; c += 4 * lanes) sum_products_of<T, 4>(a, b, count, c, 4 * lanes, to);
-  for (; c < channels; c += lanes) sum_products_of<T, 1>(a, b, count, c, channels - c, to);
+  for (; c + V * lanes <= channels; c += V * lanes)
+    sum_products_of<T, P, V>(a, a_step, b, taps, c, lanes, to, to_step);
+  for (; c < channels; c += lanes)
+    sum_products_of<T, P, 1>(a, a_step, b, taps, c, channels - c, to, to_step);
 }
 
 template <typename T>
-void depthwise_forward(const Problem& p, const int64_t* regions, const T* input, const T* filters, T* output,
+void sum_products(const T* const* a, const T* const* b, int64_t taps, int64_t channels, T* to) {
+  sum_products_all<T, 1, 4>(a, 0, b, taps, channels, to, 0);
+}
+
+template <typename T>
+void depthwise_forward(const Problem& p, const int32_t* regions, const T* input, const T* filters, T* output,
                        int64_t image, int64_t first_row, int64_t last_row) {
   static thread_local Scratch packed_memory, pixels_memory, weights_memory;
-  const int64_t taps = p.taps(), channels = p.channels;
+  const int64_t taps = p.taps(), channels = p.channels, step = p.stride[1] * channels;
   const T* packed = depthwise_filters(p, filters, image, packed_memory);
   const T** pixels = pixels_memory.get<const T*>(taps);
   const T** weights = weights_memory.get<const T*>(taps);
   const T* base = input + image * p.height * p.width * channels;
-  for (int64_t row = first_row; row < last_row; ++row)
-    for (int64_t column = 0; column < p.out_width; ++column) {
-      const int64_t position = (image * p.out_height + row) * p.out_width + column;
-      const T* weight = packed + regions[position] * taps * channels;
+  const int64_t reach = (p.kernel[1] - 1) * p.dilation[1];
+  for (int64_t row = first_row; row < last_row; ++row) {
+    const int64_t start = (image * p.out_height + row) * p.out_width;
+    for (int64_t column = 0; column < p.out_width;) {
+      const int32_t region = regions[start + column];
+      const int64_t left = column * p.stride[1] - p.padding[1];
+      // How many outputs from here on have the same filters, and windows that no border cuts.
+      int64_t run = 1;
+      if (left >= 0)
+        while (run < 4 && column + run < p.out_width && regions[start + column + run] == region &&
+               left + run * p.stride[1] + reach < p.width)
+          ++run;
+      const T* weight = packed + region * taps * channels;
       int64_t count = 0;
       for (int64_t u = 0; u < p.kernel[0]; ++u) {
         const int64_t y = row * p.stride[0] - p.padding[0] + u * p.dilation[0];
         if (y < 0 || y >= p.height) continue;
         for (int64_t v = 0; v < p.kernel[1]; ++v) {
-          const int64_t x = column * p.stride[1] - p.padding[1] + v * p.dilation[1];
+          const int64_t x = left + v * p.dilation[1];
           if (x < 0 || x >= p.width) continue;
           pixels[count] = base + (y * p.width + x) * channels;
           weights[count++] = weight + (u * p.kernel[1] + v) * channels;
         }
       }
-      sum_products(pixels, weights, count, channels, output + position * channels);
+      T* to = output + (start + column) * channels;
+      if (run == 4) {
+        sum_products_all<T, 4, 2>(pixels, step, weights, count, channels, to, channels);
+        column += 4;
+      } else if (run >= 2) {
+        sum_products_all<T, 2, 4>(pixels, step, weights, count, channels, to, channels);
+        column += 2;
+      } else {
+        sum_products(pixels, weights, count, channels, to);
+        column += 1;
+      }
     }
+  }
 }
 
 template <typename T>
-void depthwise_grad_input(const Problem& p, const int64_t* regions, const T* filters, const T* grad_output,
+void depthwise_grad_input(const Problem& p, const int32_t* regions, const T* filters, const T* grad_output,
                           T* grad_input, int64_t image, int64_t first_row, int64_t last_row) {
   static thread_local Scratch packed_memory, pixels_memory, weights_memory;
   const int64_t taps = p.taps(), channels = p.channels;
@@ -795,9 +917,9 @@ INLINE void inner_products(const T* u, const T* const* w, int64_t count, T* tota
 }
 
 template <typename T>
-void depthwise_rest(const Problem& p, const int64_t* regions, const int64_t* candidates, int64_t ranks, const T* input,
-                    const T* filters, const T* grad_output, T* grad_filters, T* response, int64_t image,
-                    int64_t first_row, int64_t last_row) {
+void depthwise_rest(const Problem& p, const int32_t* regions, const int32_t* candidates, int64_t ranks, const T* input,
+                    const T* filters, const T* grad_output, T* grad_filters,
+                    const Response<T>* response, int64_t image, int64_t first_row, int64_t last_row) {
   static thread_local Scratch packed_memory, products_memory, banks_memory, totals_memory;
   constexpr int64_t lanes = Vector<T>::lanes;
   const int64_t taps = p.taps(), channels = p.channels, numbers = taps * channels;
@@ -836,18 +958,48 @@ void depthwise_rest(const Problem& p, const int64_t* regions, const int64_t* can
         int64_t j = 0;
         for (; j + 4 <= count; j += 4) inner_products<T, 4>(u, banks + j, numbers, totals + j);
         for (; j < count; ++j) inner_products<T, 1>(u, banks + j, numbers, totals + j);
-        for (j = 0; j < count; ++j) response[(image * count + j) * p.positions() + within] = totals[j];
+        for (j = 0; j < count; ++j) *response->at(image, j, within) = totals[j];
       }
     }
 }
 
+// --- The region map --------------------------------------------------------------------------------------------------
+
+template <typename T>
+void region_map(const T* guide, int64_t region_stride, int64_t position_stride, int64_t num_regions, int64_t count,
+                int32_t* regions) {
+  constexpr int64_t block = 64;
+  T best[block], beside[block];
+  for (int64_t at = 0; at < count; at += block) {
+    const int64_t here = min(block, count - at);
+    const T* from = guide + at * position_stride;
+    int32_t* to = regions + at;
+    for (int64_t i = 0; i < here; ++i) best[i] = from[i * position_stride], to[i] = 0;
+    for (int64_t j = 1; j < num_regions; ++j) {
+      const T* scores = from + j * region_stride;
+      if (position_stride != 1) {
+        for (int64_t i = 0; i < here; ++i) beside[i] = scores[i * position_stride];
+        scores = beside;
+      }
+      for (int64_t i = 0; i < here; ++i) {
+        const bool more = scores[i] > best[i];
+        best[i] = more ? scores[i] : best[i];
+        to[i] = more ? int32_t(j) : to[i];
+      }
+    }
+  }
+}
+
+template <typename T>
+constexpr Kernels<T> all() {
+  return {forward<T>, responses<T>, transposed<T>, filter_gradient<T>, depthwise_forward<T>, depthwise_grad_input<T>,
+          depthwise_rest<T>, region_map<T>, transpose_rows<T>};
+}
+
 }  // namespace
 
-const Kernels<float> float_kernels = {forward<float>, transposed<float>, filter_gradient<float>,
-                                      depthwise_forward<float>, depthwise_grad_input<float>, depthwise_rest<float>};
-const Kernels<double> double_kernels = {forward<double>, transposed<double>, filter_gradient<double>,
-                                        depthwise_forward<double>, depthwise_grad_input<double>,
-                                        depthwise_rest<double>};
+const Kernels<float> float_kernels = all<float>();
+const Kernels<double> double_kernels = all<double>();
 
 }  // namespace CAPABILITY
 }  // namespace drconv

@@ -35,35 +35,58 @@ struct Share {
   int64_t index, count;
 };
 
+// Where the inner products of grad_output with what filter banks give go.
+template <typename T>
+struct Response {
+  T* base;
+  int64_t stride[3];  // of image, channel and position
+  int64_t rank;       // the channel to write, -1 where each bank has its own
+  T* at(int64_t image, int64_t channel, int64_t position) const {
+    return base + image * stride[0] + channel * stride[1] + position * stride[2];
+  }
+};
+
 // Each function does one share of its work; shares of one call write to different places.
 template <typename T>
 struct Kernels {
   // output [N, Ho, Wo, O] = each pixel's filters applied to its patch of input [N, H, W, C]. All of it is written.
   void (*forward)(const Problem&, const Order&, const T* input, const T* filters, T* output, Share);
 
-  // For the positions of one image in rows [first_row, last_row): the inner products of grad_output with what each
-  // candidate bank gives, response [N, count, Ho, Wo]; and, added to grad_input [N, H, W, C], each pixel's own filters'
-  // transpose applied to grad_output. Either may be null. `order` has the positions by candidate, one for each of
-  // `ranks`; ranks == 0 stands for all m banks at every position, and then `order` is by the chosen bank.
-  // grad_input points to the image's rows from `input_row` on.
-  void (*transposed)(const Problem&, const Order* order, int64_t ranks, const int64_t* regions, const T* input,
-                     const T* filters, const T* grad_output, T* grad_input, int64_t input_row, T* response,
-                     int64_t image, int64_t first_row, int64_t last_row);
+  // For one image's positions in rows [first_row, last_row): the response of the bank that the order gives each, at
+  // channel response.rank; or with `others` that of all banks but this one, each at its own channel.
+  void (*responses)(const Problem&, const Order&, bool others, const T* input, const T* filters, const T* grad_output,
+                    const Response<T>& response, int64_t image, int64_t first_row, int64_t last_row);
 
-  // grad_filters, in the strides of the filters: all of it is written.
-  void (*filter_gradient)(const Problem&, const Order&, const T* input, const T* grad_output, T* grad_filters, Share);
+  // For the same positions: each pixel's own filters' transpose applied to grad_output, added to grad_input
+  // [N, H, W, C], which points to the image's rows from `input_row` on; and the response of these filters. Either may
+  // be null.
+  void (*transposed)(const Problem&, const Order&, const T* input, const T* filters, const T* grad_output,
+                     T* grad_input, int64_t input_row, const Response<T>* response, int64_t image, int64_t first_row,
+                     int64_t last_row);
+
+  // The gradient of one bank's filters for one group of channels, in the strides of the filters: all of the share of
+  // its rows is written.
+  void (*filter_gradient)(const Problem&, const Order&, const T* input, const T* grad_output, T* grad_filters,
+                          int64_t bank, int64_t group, Share);
 
   // The same for depthwise convolutions (groups == C == O), with the region of each position in place of an order.
-  void (*depthwise_forward)(const Problem&, const int64_t* regions, const T* input, const T* filters, T* output,
+  void (*depthwise_forward)(const Problem&, const int32_t* regions, const T* input, const T* filters, T* output,
                             int64_t image, int64_t first_row, int64_t last_row);
   // Rows [first_row, last_row) of one image's grad_input: all of them are written.
-  void (*depthwise_grad_input)(const Problem&, const int64_t* regions, const T* filters, const T* grad_output,
+  void (*depthwise_grad_input)(const Problem&, const int32_t* regions, const T* filters, const T* grad_output,
                                T* grad_input, int64_t image, int64_t first_row, int64_t last_row);
-  // One image's rows: response as above, and grad_filters [m, kh, kw, C], added to. Either may be null. Candidates
-  // [N, count, Ho, Wo], or null for all m banks.
-  void (*depthwise_rest)(const Problem&, const int64_t* regions, const int64_t* candidates, int64_t ranks,
-                         const T* input, const T* filters, const T* grad_output, T* grad_filters, T* response,
-                         int64_t image, int64_t first_row, int64_t last_row);
+  // One image's rows: the response of candidates [N, count, Ho, Wo], or where null of all m banks; and grad_filters
+  // [m, kh, kw, C], added to. Either may be null.
+  void (*depthwise_rest)(const Problem&, const int32_t* regions, const int32_t* candidates, int64_t ranks,
+                         const T* input, const T* filters, const T* grad_output, T* grad_filters,
+                         const Response<T>* response, int64_t image, int64_t first_row, int64_t last_row);
+
+  // The lowest region with the highest score, of `count` positions.
+  void (*region_map)(const T* guide, int64_t region_stride, int64_t position_stride, int64_t num_regions,
+                     int64_t count, int32_t* regions);
+
+  // to[column * to_row + row] = from[row * from_row + column].
+  void (*transpose_rows)(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row);
 };
 
 #define DRCONV_DECLARE(CAPABILITY)            \

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -71,12 +72,12 @@ void set_filter_strides(Problem& p, const at::Tensor& filters) {
   for (int i = 0; i < 6; ++i) p.filter_stride[i] = filters.stride(i);
 }
 
-Problem problem(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions, at::IntArrayRef stride,
+Problem problem(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& guide, at::IntArrayRef stride,
                 at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
   Problem p;
   p.batch = input.size(0), p.channels = input.size(1), p.height = input.size(2), p.width = input.size(3);
   p.regions = filters.size(1), p.out_channels = filters.size(2), p.groups = groups;
-  p.out_height = regions.size(-2), p.out_width = regions.size(-1);
+  p.out_height = guide.size(2), p.out_width = guide.size(3);
   for (int i = 0; i < 2; ++i) {
     p.kernel[i] = filters.size(4 + i);
     p.stride[i] = stride[i], p.padding[i] = padding[i], p.dilation[i] = dilation[i];
@@ -94,10 +95,6 @@ at::ScalarType working_type(const at::Tensor& input) {
   return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-at::Tensor pixel_rows(const at::Tensor& images, at::ScalarType type) {
-  return images.to(type).contiguous(at::MemoryFormat::ChannelsLast);
-}
-
 at::Tensor zeros(const at::Tensor& like, at::IntArrayRef sizes) {
   return at::zeros(sizes, like.options().memory_format(at::MemoryFormat::Contiguous));
 }
@@ -111,6 +108,96 @@ void parallel(int64_t tasks, const F& function) {
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) function(task);
   });
+}
+
+// Tasks of different size: a thread that is done takes the next one.
+template <typename F>
+void share_out(int64_t threads, int64_t tasks, const F& function) {
+  std::atomic<int64_t> next{0};
+  parallel(std::min(threads, tasks), [&](int64_t) {
+    for (int64_t task; (task = next.fetch_add(1)) < tasks;) function(task);
+  });
+}
+
+// Positions that are copied or compared together: a piece of work that is worth a thread.
+constexpr int64_t kPiece = 512;
+
+// [images][rows][columns] to [images][columns][rows].
+template <typename T>
+void transpose_images(const T* from, int64_t images, int64_t rows, int64_t columns, T* to) {
+  const int64_t pieces = (std::max(rows, columns) + kPiece - 1) / kPiece;
+  const bool along = columns >= rows;
+  const auto piece = [&](int64_t i) {
+    const int64_t image = i / pieces, part = i % pieces, longest = along ? columns : rows;
+    const int64_t begin = longest * part / pieces, count = longest * (part + 1) / pieces - begin;
+    const T* at = from + image * rows * columns;
+    T* there = to + image * rows * columns;
+    if (along) kernels<T>().transpose_rows(at + begin, columns, rows, count, there + begin * rows, rows);
+    else kernels<T>().transpose_rows(at + begin * columns, columns, count, columns, there + begin, rows);
+  };
+  const int64_t grain = std::max<int64_t>(1, 32768 * pieces / std::max<int64_t>(1, rows * columns));
+  at::parallel_for(0, images * pieces, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) piece(i);
+  });
+}
+
+template <typename T>
+void transpose_into(const at::Tensor& from, int64_t rows, int64_t columns, at::Tensor& to) {
+  transpose_images(from.data_ptr<T>(), from.size(0), rows, columns, to.data_ptr<T>());
+}
+
+bool is_rows(const at::Tensor& images) { return images.is_contiguous(at::MemoryFormat::ChannelsLast); }
+
+// Images as rows of pixels, in single or double precision.
+at::Tensor pixel_rows(const at::Tensor& images, at::ScalarType type) {
+  const at::Tensor typed = images.to(type);
+  if (is_rows(typed)) return typed;
+  const at::Tensor from = typed.contiguous();
+  at::Tensor to = empty_rows(from, from.sizes());
+  const int64_t channels = from.size(1), positions = from.size(2) * from.size(3);
+  if (type == at::kDouble) transpose_into<double>(from, channels, positions, to);
+  else transpose_into<float>(from, channels, positions, to);
+  return to;
+}
+
+// The other way round, where `like` does not lie as rows; in its dtype.
+at::Tensor laid_out_as(const at::Tensor& like, const at::Tensor& rows) {
+  const at::Tensor typed = rows.to(like.scalar_type());
+  if (is_rows(like) && !like.is_contiguous()) return typed;
+  if (typed.is_contiguous() || rows.scalar_type() != like.scalar_type()) return typed.contiguous();
+  at::Tensor to = at::empty(rows.sizes(), rows.options().memory_format(at::MemoryFormat::Contiguous));
+  const int64_t channels = rows.size(1), positions = rows.size(2) * rows.size(3);
+  if (rows.scalar_type() == at::kDouble) transpose_into<double>(rows, positions, channels, to);
+  else transpose_into<float>(rows, positions, channels, to);
+  return to;
+}
+
+template <typename T>
+void compare_scores(const at::Tensor& guide, at::Tensor& regions) {
+  const int64_t num_regions = guide.size(1), positions = guide.size(2) * guide.size(3);
+  const bool rows = is_rows(guide);
+  const T* scores = guide.data_ptr<T>();
+  int32_t* to = regions.data_ptr<int32_t>();
+  const int64_t pieces = (positions + kPiece - 1) / kPiece, grain = std::max<int64_t>(1, 65536 / (kPiece * num_regions));
+  at::parallel_for(0, guide.size(0) * pieces, grain, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t image = i / pieces, begin = positions * (i % pieces) / pieces;
+      const int64_t count = positions * (i % pieces + 1) / pieces - begin;
+      kernels<T>().region_map(scores + image * num_regions * positions + begin * (rows ? num_regions : 1),
+                              rows ? 1 : positions, rows ? num_regions : 1, num_regions, count,
+                              to + image * positions + begin);
+    }
+  });
+}
+
+// The region [N, Ho, Wo] of each pixel of a guide [N, m, Ho, Wo]: the lowest with the highest score.
+at::Tensor region_map(const at::Tensor& guide) {
+  at::Tensor scores = guide.to(working_type(guide));
+  if (!is_rows(scores)) scores = scores.contiguous();
+  at::Tensor regions = at::empty({guide.size(0), guide.size(2), guide.size(3)}, guide.options().dtype(at::kInt));
+  if (scores.scalar_type() == at::kDouble) compare_scores<double>(scores, regions);
+  else compare_scores<float>(scores, regions);
+  return regions;
 }
 
 // Threads that a piece of work is worth.
@@ -129,7 +216,7 @@ struct Sorted {
 };
 
 // A counting sort, image by image; `regions` of an image begin every `image_stride` numbers.
-Sorted sort_positions(const Problem& p, const int64_t* regions, int64_t image_stride) {
+Sorted sort_positions(const Problem& p, const int32_t* regions, int64_t image_stride) {
   Sorted sorted;
   sorted.positions.resize(p.batch * p.positions());
   sorted.offsets.assign(p.banks() + 1, 0);
@@ -186,7 +273,7 @@ void run_forward(const Problem& p, const at::Tensor& input, const at::Tensor& fi
                  at::Tensor& output) {
   const Kernels<T>& k = kernels<T>();
   const T *x = input.data_ptr<T>(), *w = filters.data_ptr<T>();
-  const int64_t* map = regions.data_ptr<int64_t>();
+  const int32_t* map = regions.data_ptr<int32_t>();
   T* y = output.data_ptr<T>();
   const int64_t threads = share_count(convolution(p));
   if (is_depthwise(p)) {
@@ -200,37 +287,30 @@ void run_forward(const Problem& p, const at::Tensor& input, const at::Tensor& fi
   parallel(threads, [&](int64_t i) { k.forward(p, sorted.order(), x, w, y, Share{i, threads}); });
 }
 
-at::Tensor forward(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions,
-                   at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
+at::Tensor forward(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& guide, at::IntArrayRef stride,
+                   at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
   const at::ScalarType type = working_type(input);
-  const at::Tensor x = pixel_rows(input, type), w = filters.to(type), map = regions.contiguous();
-  const Problem p = problem(x, w, map, stride, padding, dilation, groups);
+  const at::Tensor x = pixel_rows(input, type), w = filters.to(type), map = region_map(guide);
+  const Problem p = problem(x, w, guide, stride, padding, dilation, groups);
   at::Tensor output = empty_rows(x, {p.batch, p.out_channels, p.out_height, p.out_width});
   if (output.numel()) {
     if (type == at::kDouble) run_forward<double>(p, x, w, map, output);
     else run_forward<float>(p, x, w, map, output);
   }
-  return output.to(input.scalar_type());
+  return laid_out_as(input, output);
 }
 
 template <typename T>
-void transposed_gradients(const Problem& p, const Sorted& sorted, const at::Tensor& grad_output,
-                          const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions,
-                          const at::Tensor& candidates, at::Tensor& grad_input, at::Tensor& response) {
+Response<T> response_of(const at::Tensor& response, int64_t rank) {
+  // Rows and columns of a response are at one distance, by the way it was made.
+  return {response.data_ptr<T>(), {response.stride(0), response.stride(1), response.stride(3)}, rank};
+}
+
+template <typename T>
+void input_gradient(const Problem& p, const Sorted& sorted, const at::Tensor& grad_output, const at::Tensor& input,
+                    const at::Tensor& filters, at::Tensor& grad_input, const Response<T>* response) {
   const Kernels<T>& k = kernels<T>();
-  const int64_t* map = regions.data_ptr<int64_t>();
-  std::vector<Sorted> by_rank;
-  std::vector<Order> orders{sorted.order()};
-  int64_t ranks = response.defined() ? 0 : 1;
-  if (response.defined() && candidates.defined()) {
-    ranks = candidates.size(1);
-    orders.clear();
-    for (int64_t rank = 0; rank < ranks; ++rank)
-      by_rank.push_back(
-          sort_positions(p, candidates.data_ptr<int64_t>() + rank * p.positions(), ranks * p.positions()));
-    for (const Sorted& each : by_rank) orders.push_back(each.order());
-  }
-  const int64_t threads = share_count(convolution(p) * (ranks ? ranks : p.regions));
+  const int64_t threads = share_count(convolution(p));
   const Strips strips(p, threads);
   const bool apart = (p.kernel[0] - 1) * p.dilation[0] < p.stride[0];
   const int64_t row = p.width * p.channels;
@@ -238,7 +318,8 @@ void transposed_gradients(const Problem& p, const Sorted& sorted, const at::Tens
   // Strips whose windows overlap add to the same rows: each gets its own, and they are summed in a fixed order.
   const bool own = gx && strips.per_image > 1 && !apart;
   std::vector<at::Tensor> parts(own ? strips.count() : 0);
-  if (gx && !own) grad_input.zero_();
+  const bool strip_by_strip = !own && strips.per_image == 1;
+  if (gx && !own && !strip_by_strip) grad_input.zero_();
   parallel(strips.count(), [&](int64_t strip) {
     const int64_t image = strips.image(strip);
     int64_t input_row = 0;
@@ -247,10 +328,11 @@ void transposed_gradients(const Problem& p, const Sorted& sorted, const at::Tens
       input_row = strips.first_input_row(strip);
       parts[strip] = zeros(input, {strips.last_input_row(strip) - input_row, row});
       to = parts[strip].data_ptr<T>();
+    } else if (gx && strip_by_strip) {
+      std::fill(to, to + p.height * row, T(0));
     }
-    k.transposed(p, orders.data(), ranks, map, input.data_ptr<T>(), filters.data_ptr<T>(), grad_output.data_ptr<T>(),
-                 to, input_row, response.defined() ? response.data_ptr<T>() : nullptr, image, strips.first_row(strip),
-                 strips.last_row(strip));
+    k.transposed(p, sorted.order(), input.data_ptr<T>(), filters.data_ptr<T>(), grad_output.data_ptr<T>(), to,
+                 input_row, response, image, strips.first_row(strip), strips.last_row(strip));
   });
   if (!own) return;
   parallel(p.batch * p.height, [&](int64_t i) {
@@ -265,14 +347,38 @@ void transposed_gradients(const Problem& p, const Sorted& sorted, const at::Tens
   });
 }
 
+// The response of banks that the positions do not have for their own: of the candidates from the second on, or of all.
+template <typename T>
+void other_responses(const Problem& p, const Sorted& sorted, const at::Tensor& grad_output, const at::Tensor& input,
+                     const at::Tensor& filters, const at::Tensor& candidates, const at::Tensor& response) {
+  const Kernels<T>& k = kernels<T>();
+  const auto respond = [&](const Sorted& order, bool others, int64_t rank) {
+    const int64_t threads = share_count(convolution(p) * (others ? p.regions : 1));
+    const Response<T> to = response_of<T>(response, rank);
+    const Strips strips(p, threads);
+    share_out(threads, strips.count(), [&](int64_t strip) {
+      k.responses(p, order.order(), others, input.data_ptr<T>(), filters.data_ptr<T>(), grad_output.data_ptr<T>(), to,
+                  strips.image(strip), strips.first_row(strip), strips.last_row(strip));
+    });
+  };
+  if (!candidates.defined()) {
+    respond(sorted, true, -1);
+    return;
+  }
+  const int64_t ranks = candidates.size(1);
+  for (int64_t rank = 1; rank < ranks; ++rank)
+    respond(sort_positions(p, candidates.data_ptr<int32_t>() + rank * p.positions(), ranks * p.positions()), false,
+            rank);
+}
+
 template <typename T>
 void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const at::Tensor& input,
                          const at::Tensor& filters, const at::Tensor& regions, const at::Tensor& candidates,
                          at::Tensor& grad_input, at::Tensor& grad_filters, at::Tensor& response) {
   const Kernels<T>& k = kernels<T>();
   const T *gy = grad_output.data_ptr<T>(), *x = input.data_ptr<T>(), *w = filters.data_ptr<T>();
-  const int64_t* map = regions.data_ptr<int64_t>();
-  const int64_t* some = candidates.defined() ? candidates.data_ptr<int64_t>() : nullptr;
+  const int32_t* map = regions.data_ptr<int32_t>();
+  const int32_t* some = candidates.defined() ? candidates.data_ptr<int32_t>() : nullptr;
   const int64_t ranks = candidates.defined() ? candidates.size(1) : 0, threads = share_count(convolution(p));
   if (grad_input.defined()) {
     const int64_t per_image = p.batch % threads ? std::min(threads, p.height) : 1;
@@ -284,6 +390,7 @@ void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const 
   }
   if (!grad_filters.defined() && !response.defined()) return;
   const Strips strips(p, threads);
+  const Response<T> to = response.defined() ? response_of<T>(response, -1) : Response<T>{};
   // Filters' gradients of a thread where filters are shared, else of a strip: summed afterwards.
   const int64_t parts = p.shared ? threads : strips.count(), numbers = p.regions * p.taps() * p.channels;
   at::Tensor sums;
@@ -293,7 +400,7 @@ void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const 
     for (int64_t strip = strips.count() * thread / threads; strip < strips.count() * (thread + 1) / threads; ++strip)
       k.depthwise_rest(p, map, some, ranks, x, w, gy,
                        sums.defined() ? sums.data_ptr<T>() + (p.shared ? thread : strip) * numbers : nullptr,
-                       response.defined() ? response.data_ptr<T>() : nullptr, strips.image(strip),
+                       response.defined() ? &to : nullptr, strips.image(strip),
                        strips.first_row(strip), strips.last_row(strip));
   });
   if (grad_filters.defined()) {
@@ -311,38 +418,46 @@ void run_backward(Problem p, const at::Tensor& grad_output, const at::Tensor& in
     depthwise_gradients<T>(p, grad_output, input, filters, regions, candidates, grad_input, grad_filters, response);
     return;
   }
-  const Sorted sorted = sort_positions(p, regions.data_ptr<int64_t>(), p.positions());
-  if (grad_input.defined() || response.defined())
-    transposed_gradients<T>(p, sorted, grad_output, input, filters, regions, candidates, grad_input, response);
+  const Sorted sorted = sort_positions(p, regions.data_ptr<int32_t>(), p.positions());
+  if (grad_input.defined() || response.defined()) {
+    // A pixel's own response comes with grad_input: the filters' transpose is there.
+    const Response<T> own = response.defined() ? response_of<T>(response, candidates.defined() ? 0 : -1) : Response<T>{};
+    input_gradient<T>(p, sorted, grad_output, input, filters, grad_input, response.defined() ? &own : nullptr);
+  }
+  if (response.defined()) other_responses<T>(p, sorted, grad_output, input, filters, candidates, response);
   if (grad_filters.defined()) {
     set_filter_strides(p, grad_filters);
     const int64_t threads = share_count(convolution(p));
-    parallel(threads, [&](int64_t i) {
+    // Parts of a bank's rows where there are too few banks to go round.
+    const int64_t parts = threads > 1 ? std::max<int64_t>(1, std::min(p.group_channels() / 24, 16 * threads / p.banks())) : 1;
+    share_out(threads, p.banks() * p.groups * parts, [&](int64_t i) {
       kernels<T>().filter_gradient(p, sorted.order(), input.data_ptr<T>(), grad_output.data_ptr<T>(),
-                                   grad_filters.data_ptr<T>(), Share{i, threads});
+                                   grad_filters.data_ptr<T>(), i / parts / p.groups, i / parts % p.groups,
+                                   Share{i % parts, parts});
     });
   }
 }
 
 std::vector<at::Tensor> backward(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& filters,
-                                 const at::Tensor& regions, at::IntArrayRef stride, at::IntArrayRef padding,
+                                 const at::Tensor& guide, at::IntArrayRef stride, at::IntArrayRef padding,
                                  at::IntArrayRef dilation, int64_t groups, bool want_input,
                                  bool want_filters, bool want_response,
                                  const std::optional<at::Tensor>& candidates) {
   const at::ScalarType type = working_type(input);
   const at::Tensor x = pixel_rows(input, type), gy = pixel_rows(grad_output, type), w = filters.to(type);
-  const at::Tensor map = regions.contiguous(), some = candidates ? candidates->contiguous() : at::Tensor();
-  const Problem p = problem(x, w, map, stride, padding, dilation, groups);
+  const at::Tensor map = region_map(guide), some = candidates ? candidates->to(at::kInt).contiguous() : at::Tensor();
+  const Problem p = problem(x, w, guide, stride, padding, dilation, groups);
   at::Tensor grad_input, grad_filters, response;
   if (want_input) grad_input = empty_rows(x, input.sizes());
   if (want_filters) grad_filters = at::empty_like(w);
-  if (want_response)
+  if (want_response)  // laid out as the guide, with which it is combined next
     response = at::empty({p.batch, some.defined() ? some.size(1) : p.regions, p.out_height, p.out_width},
-                         x.options().memory_format(at::MemoryFormat::Contiguous));
+                         x.options().memory_format(is_rows(guide) ? at::MemoryFormat::ChannelsLast
+                                                                  : at::MemoryFormat::Contiguous));
   if (type == at::kDouble) run_backward<double>(p, gy, x, w, map, some, grad_input, grad_filters, response);
   else run_backward<float>(p, gy, x, w, map, some, grad_input, grad_filters, response);
   std::vector<at::Tensor> results;
-  if (want_input) results.push_back(grad_input.to(input.scalar_type()));
+  if (want_input) results.push_back(laid_out_as(input, grad_input));
   if (want_filters) results.push_back(grad_filters.to(filters.scalar_type()));
   if (want_response) results.push_back(response);
   return results;
@@ -354,11 +469,11 @@ std::vector<at::Tensor> backward(const at::Tensor& grad_output, const at::Tensor
 TORCH_LIBRARY(drconv_mm_cpu, library) {
   library.def("capability() -> str", [] { return drconv::capability(); });
   library.def(
-      "forward(Tensor input, Tensor filters, Tensor regions, int[] stride, int[] padding, int[] dilation, int groups)"
+      "forward(Tensor input, Tensor filters, Tensor guide, int[] stride, int[] padding, int[] dilation, int groups)"
       " -> Tensor",
       drconv::forward);
   library.def(
-      "backward(Tensor grad_output, Tensor input, Tensor filters, Tensor regions, int[] stride, int[] padding,"
+      "backward(Tensor grad_output, Tensor input, Tensor filters, Tensor guide, int[] stride, int[] padding,"
       " int[] dilation, int groups, bool want_input, bool want_filters, bool want_response, Tensor? candidates) -> Tensor[]",
       drconv::backward);
 }
