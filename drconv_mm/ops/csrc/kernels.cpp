@@ -318,6 +318,23 @@ Bank<T> copied(const Problem& p, const T* filter, const Panels<T>& panels, T* to
 
 // --- Tiles -----------------------------------------------------------------------------------------------------------
 
+// Rows that memory is asked for ahead: they are reached by pointers, which the processor does not foresee.
+constexpr int64_t kAhead = 12;
+
+template <typename T, int V>
+INLINE void fetch(const T* row, bool write) {
+  constexpr int64_t line = 64 / sizeof(T), numbers = V * Vector<T>::lanes;
+  UNROLL for (int64_t c = 0; c < numbers; c += line) {
+    if (write) __builtin_prefetch(row + c, 1);
+    else __builtin_prefetch(row + c, 0);
+  }
+}
+
+template <typename T>
+INLINE void fetch_row(const T* row, int64_t numbers) {
+  for (int64_t c = 0; c < numbers; c += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + c);
+}
+
 // tile[i][v] += sum over k of a[i][k] * b[k][v], and the rows of the next tile are fetched meanwhile.
 template <typename T, int M, int V, bool Partial>
 INLINE void multiply(const T* const* rows, int64_t offset, const T* b, int64_t b_row, int64_t depth, int64_t last,
@@ -406,15 +423,15 @@ void product(const Product<T>& f, const Finish& finish) {
 
 template <typename T>
 struct StoreOutput {
-  const int32_t* positions;
-  T* output;
-  int64_t out_channels;
+  T* const* to;
+  int64_t channel;
   template <int V>
   INLINE void operator()(int64_t i, const Vec<T> (&values)[V], int64_t last) const {
     constexpr int lanes = Vector<T>::lanes;
-    T* to = output + int64_t(positions[i]) * out_channels;
-    UNROLL for (int v = 0; v < V - 1; ++v) store(to + v * lanes, values[v]);
-    store_up_to(to + (V - 1) * lanes, values[V - 1], last);
+    fetch<T, V>(to[i + kAhead] + channel, true);
+    T* at = to[i] + channel;
+    UNROLL for (int v = 0; v < V - 1; ++v) store(at + v * lanes, values[v]);
+    store_up_to(at + (V - 1) * lanes, values[V - 1], last);
   }
 };
 
@@ -433,6 +450,7 @@ void forward(const Problem& p, const Order& order, const T* input, const T* filt
   const int64_t depth = p.group_channels(), taps = p.taps(), lanes = Vector<T>::lanes;
   const Windows<T> windows(p, input, zero_row<T>(zeros_memory, p.channels));
   const T** rows = rows_memory.get<const T*>(taps * kBlockRoom);
+  T* to[kBlockRoom];
   int64_t bank = 0;
   while (order.offsets[bank + 1] <= begin) ++bank;
   for (int64_t at = begin; at < end; ++bank) {
@@ -445,11 +463,12 @@ void forward(const Problem& p, const Order& order, const T* input, const T* filt
     for (; at < stop; at += kBlock) {
       const int64_t count = min(kBlock, stop - at);
       windows.find(order.positions + at, count, rows);
+      for (int64_t i = 0; i < kBlockRoom; ++i)
+        to[i] = output + int64_t(order.positions[at + min(i, count - 1)]) * p.out_channels;
       for (int64_t group = 0; group < p.groups; ++group)
         for (int64_t panel = 0; panel < panels.count; ++panel) {
           const int64_t width = panels.width(panel) * lanes, first = panels.first(panel);
-          const StoreOutput<T> finish{order.positions + at, output + group * p.group_outputs() + first,
-                                      p.out_channels};
+          const StoreOutput<T> finish{to, group * p.group_outputs() + first};
           product<T>({rows, taps, group * depth, depth, banked.panel(group, first), banked.tap_of(width),
                       banked.row_of(width), 0, count, min(width, p.group_outputs() - first), banked.copy},
                      finish);
@@ -492,6 +511,7 @@ struct AddInnerProduct {
   template <int V>
   INLINE void operator()(int64_t i, const Vec<T> (&values)[V], int64_t last) const {
     constexpr int lanes = Vector<T>::lanes;
+    fetch<T, V>(grads[i + kAhead] + channel, false);
     const T* grad = grads[i] + channel;
     Vec<T> total = values[V - 1] * load_up_to(grad + (V - 1) * lanes, last);
     UNROLL for (int v = 0; v < V - 1; ++v) total += values[v] * load(grad + v * lanes);
@@ -512,7 +532,7 @@ void responses(const Problem& p, const Order& order, bool others, const T* input
   const Panels<T> panels(p.group_outputs());
   const Windows<T> windows(p, input, zero_row<T>(zeros_memory, p.channels));
   const T** rows = rows_memory.get<const T*>(taps * kBlockRoom);
-  const T** grads = grads_memory.get<const T*>(kBlock);
+  const T** grads = grads_memory.get<const T*>(kBlockRoom);
   Bank<T>* banks = banks_memory.get<Bank<T>>(p.regions);
   const bool copy = worth_a_copy(p, panels.count * p.groups, others ? strip.count : strip.count / p.regions);
   const int64_t numbers = p.groups * panels.padded() * taps * depth;
@@ -538,7 +558,8 @@ void responses(const Problem& p, const Order& order, bool others, const T* input
           if (range[0] >= range[1]) continue;
           if (!found) {
             windows.find(positions, count, rows);
-            for (int64_t i = 0; i < count; ++i) grads[i] = grad_output + int64_t(positions[i]) * p.out_channels;
+            for (int64_t i = 0; i < kBlockRoom; ++i)
+              grads[i] = grad_output + int64_t(positions[min(i, count - 1)]) * p.out_channels;
             found = true;
           }
           for (int64_t i = range[0]; i < range[1]; ++i) sums[i] = Vec<T>{};
@@ -569,12 +590,14 @@ struct AddToInput {
     constexpr int lanes = Vector<T>::lanes;
     const int64_t tail = (V - 1) * lanes;
     if (sums) {
+      fetch<T, V>(pixels[i + kAhead] + channel, false);
       const T* pixel = pixels[i] + channel;
       Vec<T> total = values[V - 1] * load_up_to(pixel + tail, last);
       UNROLL for (int v = 0; v < V - 1; ++v) total += values[v] * load(pixel + v * lanes);
       sums[i] += total;
     }
     if (to && to[i]) {
+      fetch<T, V>(to[i + kAhead] + channel, true);
       T* at = to[i] + channel;
       UNROLL for (int v = 0; v < V - 1; ++v) store(at + v * lanes, load(at + v * lanes) + values[v]);
       store_up_to(at + tail, load_up_to(at + tail, last) + values[V - 1], last);
@@ -621,7 +644,7 @@ void transposed(const Problem& p, const Order& order, const T* input, const T* f
       for (int64_t i = 0; i < count; ++i) sums[i] = Vec<T>{};
       if (grad_input)
         for (int64_t tap = 0; tap < taps; ++tap)
-          for (int64_t i = 0; i < count; ++i) {
+          for (int64_t i = 0; i < min(count + kBeyond, kBlockRoom); ++i) {
             const T* row = rows[tap * kBlockRoom + i];
             to[tap * kBlockRoom + i] = row == zeros ? nullptr : grad_input + (row - image_input);
           }
@@ -737,6 +760,9 @@ void filter_gradient(const Problem& p, const Order& order, const T* input, const
     const int64_t count = min(kBlock, stop - at);
     if (count) windows.find(order.positions + at, count, rows);
     for (int64_t i = 0; i < count; ++i) grads[i] = grad_output + int64_t(order.positions[at + i]) * p.out_channels;
+    // The next block's rows are fetched meanwhile, some with each tile.
+    int64_t fetched = at + count;
+    const int64_t next = min(stop, at + 2 * kBlock), each = divide_up(kBlock, max(1, (end - begin) / 8 * taps));
     for (int64_t tap = 0; tap < taps; ++tap) {
       const T* const* pixels = rows + tap * kBlockRoom;
       const T* const* across = along_outputs ? grads : pixels;
@@ -753,6 +779,13 @@ void filter_gradient(const Problem& p, const Order& order, const T* input, const
         f.to_column = along_outputs ? stride[2] : stride[3];
         f.add = add;
         for (int64_t row = begin; row < end; row += height) {
+          for (const int64_t until = min(next, fetched + each); fetched < until; ++fetched) {
+            fetch_row(grad_output + int64_t(order.positions[fetched]) * p.out_channels + group * p.group_outputs(),
+                      p.group_outputs());
+            if (windows.plain)
+              fetch_row(input + int64_t(order.positions[fetched]) * p.channels + group * p.group_channels(),
+                        p.group_channels());
+          }
           f.rows = min(height, end - row);
           f.first = group * tall + row;
           const int64_t out = along_outputs ? group * wide + first : group * tall + row;
@@ -864,6 +897,12 @@ void depthwise_forward(const Problem& p, const int32_t* regions, const T* input,
         }
       }
       T* to = output + (start + column) * channels;
+      // The pixels that the windows reach next for the first time, and where their outputs go.
+      for (int64_t u = max(0, p.kernel[0] - p.stride[0]); u < p.kernel[0]; ++u) {
+        const int64_t y = max(0, min(p.height - 1, row * p.stride[0] - p.padding[0] + u * p.dilation[0]));
+        fetch_row(base + (y * p.width + left + reach) * channels + kAhead * step, run * step);
+      }
+      fetch_row(to + kAhead * channels, run * channels);
       if (run == 4) {
         sum_products_all<T, 4, 2>(pixels, step, weights, count, channels, to, channels);
         column += 4;
@@ -900,7 +939,13 @@ void depthwise_grad_input(const Problem& p, const int32_t* regions, const T* fil
           weights[count++] = packed + (regions[position] * taps + u * p.kernel[1] + v) * channels;
         }
       }
-      sum_products(pixels, weights, count, channels, grad_input + ((image * p.height + y) * p.width + x) * channels);
+      T* to = grad_input + ((image * p.height + y) * p.width + x) * channels;
+      const int64_t below = max(0, min(p.out_height - 1, (y + p.padding[0]) / p.stride[0]));
+      const int64_t beside = (x + p.padding[1]) / p.stride[1];
+      if (x % p.stride[1] == 0)
+        fetch_row(grad_output + ((image * p.out_height + below) * p.out_width + beside + kAhead) * channels, channels);
+      fetch_row(to + kAhead * channels, channels);
+      sum_products(pixels, weights, count, channels, to);
     }
 }
 
@@ -933,6 +978,12 @@ void depthwise_rest(const Problem& p, const int32_t* regions, const int32_t* can
     for (int64_t column = 0; column < p.out_width; ++column) {
       const int64_t within = row * p.out_width + column, position = image * p.positions() + within;
       const T* grad = grad_output + position * channels;
+      fetch_row(grad + kAhead / 2 * channels, channels);
+      for (int64_t u = max(0, p.kernel[0] - p.stride[0]); u < p.kernel[0]; ++u) {
+        const int64_t y = max(0, min(p.height - 1, row * p.stride[0] - p.padding[0] + u * p.dilation[0]));
+        const int64_t x = (column + kAhead / 2) * p.stride[1] - p.padding[1] + (p.kernel[1] - 1) * p.dilation[1];
+        fetch_row(base + (y * p.width + x) * channels, p.stride[1] * channels);
+      }
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int64_t y = row * p.stride[0] - p.padding[0] + tap / p.kernel[1] * p.dilation[0];
         const int64_t x = column * p.stride[1] - p.padding[1] + tap % p.kernel[1] * p.dilation[1];
