@@ -259,7 +259,9 @@ def _backward(
     if needed[2]:
         scores, response = guide.to(grads[2].dtype), grads[2]
         soft = (scores if some is None else scores.gather(1, some)).softmax(1)
-        grads[2] = guide_grad_scale * soft * (response - (soft * response).sum(1, keepdim=True))
+        grads[2] = torch.ops.aten._softmax_backward_data(response, soft, 1, soft.dtype)
+        if guide_grad_scale != 1:
+            grads[2] = grads[2] * guide_grad_scale
         if some is not None:
             grads[2] = torch.zeros_like(scores).scatter_(1, some, grads[2])
     elif wanted[2]:

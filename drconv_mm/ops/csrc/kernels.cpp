@@ -441,10 +441,9 @@ inline bool worth_a_copy(const Problem& p, int64_t panels, int64_t positions) {
 }
 
 template <typename T>
-void forward(const Problem& p, const Order& order, const T* input, const T* filters, T* output, Share share) {
+void forward(const Problem& p, const Order& order, const T* input, const T* filters, T* output, int64_t begin,
+             int64_t end) {
   static thread_local Scratch packed_memory, rows_memory, zeros_memory;
-  const int64_t total = p.batch * p.positions();
-  const int64_t begin = total * share.index / share.count, end = total * (share.index + 1) / share.count;
   if (begin >= end) return;
   const Panels<T> panels(p.group_outputs());
   const int64_t depth = p.group_channels(), taps = p.taps(), lanes = Vector<T>::lanes;
@@ -669,42 +668,66 @@ void transposed(const Problem& p, const Order& order, const T* input, const T* f
 
 // --- The filters' gradient -------------------------------------------------------------------------------------------
 
+// to[tile][n][M] = rows[n][first + tile * M ...] for the numbers up to `last`, and what is there or zeros beyond.
 template <typename T>
-struct GradientTask {
-  const T* const* broadcast;  // rows whose numbers multiply
-  const T* const* vectors;    // rows that are multiplied, a panel of them
-  int64_t count;
-  int64_t first, rows;        // of the broadcast rows' numbers: where the tile begins, how many are new
-  int64_t columns;
-  T* to;                      // of the tile's first new row
+void copy_broadcast(const T* const* rows, int64_t count, int64_t first, int64_t last, int64_t height, T* to,
+                    int64_t tile_step) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  for (int64_t n = 0; n < count; ++n) {
+    fetch_row(rows[n + kAhead] + first, last - first);
+    const T* from = rows[n];
+    T* at = to + n * height;
+    // Each store reaches into the next position's numbers, which are stored afterwards.
+    for (int64_t c = first; c < last; c += height, at += tile_step)
+      for (int64_t q = 0; q < height; q += lanes) store(at + q, load_up_to(from + c + q, max(0, last - c - q)));
+  }
+}
+
+// to[n][j] = rows[n][first + j], zeros from `columns` up to `padded`.
+template <typename T>
+void copy_vectors(const T* const* rows, int64_t count, int64_t first, int64_t columns, int64_t padded, T* to) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  for (int64_t n = 0; n < count; ++n) {
+    fetch_row(rows[n + kAhead] + first, columns);
+    for (int64_t j = 0; j < padded; j += lanes) store(to + n * padded + j, load_up_to(rows[n] + first + j, columns - j));
+  }
+}
+
+template <typename T>
+struct GradientTile {
+  const T* broadcast;  // [count][M]
+  const T* vectors;    // [count][vectors_row]
+  int64_t vectors_row, count;
+  int64_t rows, columns;
+  T* to;
   int64_t to_row, to_column;
-  bool add;                   // to what is there
+  bool add;  // to what is there
 };
 
-template <typename T, int V, int M, bool Partial>
-INLINE void gradient_tile(const GradientTask<T>& f, int64_t skip) {
+template <typename T, int V, int M>
+void gradient_tile(const GradientTile<T>& f) {
   constexpr int lanes = Vector<T>::lanes;
   Vec<T> tile[M][V] = {};
-  const int64_t last = f.columns - (V - 1) * lanes;
-  for (int64_t n = 0; n < f.count; ++n) {
-    const T *a = f.broadcast[n] + f.first - skip, *b = f.vectors[n];
+  const T *a = f.broadcast, *b = f.vectors;
+  for (int64_t n = 0; n < f.count; ++n, a += M, b += f.vectors_row) {
     Vec<T> columns[V];
-    UNROLL for (int v = 0; v < V - 1; ++v) columns[v] = load(b + v * lanes);
-    columns[V - 1] = Partial ? load_some(b + (V - 1) * lanes, last) : load(b + (V - 1) * lanes);
+    UNROLL for (int v = 0; v < V; ++v) columns[v] = load(b + v * lanes);
     UNROLL for (int i = 0; i < M; ++i) {
       const Vec<T> number = a[i] - Vec<T>{};
       UNROLL for (int v = 0; v < V; ++v) tile[i][v] += number * columns[v];
     }
   }
+  const int64_t last = f.columns - (V - 1) * lanes;
   UNROLL for (int i = 0; i < M; ++i) {
-    if (i < skip) continue;
-    T* to = f.to + (i - skip) * f.to_row;
+    if (i >= f.rows) break;
+    T* to = f.to + i * f.to_row;
     if (f.to_column == 1) {
-      UNROLL for (int v = 0; v < V; ++v) {
-        const int64_t there = v < V - 1 ? lanes : last;
-        const Vec<T> before = f.add ? load_up_to(to + v * lanes, there) : Vec<T>{};
-        store_up_to(to + v * lanes, tile[i][v] + before, there);
+      if (f.add) {
+        UNROLL for (int v = 0; v < V - 1; ++v) tile[i][v] += load(to + v * lanes);
+        tile[i][V - 1] += load_up_to(to + (V - 1) * lanes, last);
       }
+      UNROLL for (int v = 0; v < V - 1; ++v) store(to + v * lanes, tile[i][v]);
+      store_up_to(to + (V - 1) * lanes, tile[i][V - 1], last);
     } else {
       for (int64_t c = 0; c < f.columns; ++c) {
         T* at = to + c * f.to_column;
@@ -714,34 +737,17 @@ INLINE void gradient_tile(const GradientTask<T>& f, int64_t skip) {
   }
 }
 
-template <typename T, int V, bool Partial>
-void gradient_rows(const GradientTask<T>& task) {
-  constexpr int M = tile_rows(V);
-  // Fewer new rows than a tile has: the tile begins earlier, or goes row by row where there are not even as many.
-  if (task.rows == M) {
-    gradient_tile<T, V, M, Partial>(task, 0);
-  } else if (task.first >= M - task.rows) {
-    gradient_tile<T, V, M, Partial>(task, M - task.rows);
-  } else {
-    for (int64_t i = 0; i < task.rows; ++i) {
-      GradientTask<T> one = task;
-      one.first += i;
-      one.to += i * task.to_row;
-      gradient_tile<T, V, 1, Partial>(one, 0);
-    }
-  }
-}
-
+// A panel of V vectors where the widest one has `widest`: that one's height is the height of all.
 template <typename T, int V>
-void gradient_panel(const GradientTask<T>& task) {
-  if (task.columns % Vector<T>::lanes) gradient_rows<T, V, true>(task);
-  else gradient_rows<T, V, false>(task);
+void gradient_panel(const GradientTile<T>& f, int64_t widest) {
+  if (widest == V) gradient_tile<T, V, tile_rows(V)>(f);
+  else gradient_tile<T, V, tile_rows(V + 1)>(f);
 }
 
 template <typename T>
 void filter_gradient(const Problem& p, const Order& order, const T* input, const T* grad_output, T* grad_filters,
                      int64_t bank, int64_t group, Share share) {
-  static thread_local Scratch rows_memory, zeros_memory;
+  static thread_local Scratch rows_memory, zeros_memory, broadcast_memory, vectors_memory;
   const int64_t lanes = Vector<T>::lanes, taps = p.taps(), *stride = p.filter_stride;
   // The vectors run along what lies side by side in the result.
   const bool along_outputs = stride[2] == 1;
@@ -749,58 +755,56 @@ void filter_gradient(const Problem& p, const Order& order, const T* input, const
   const int64_t tall = along_outputs ? p.group_channels() : p.group_outputs();
   const int64_t begin = tall * share.index / share.count, end = tall * (share.index + 1) / share.count;
   const Panels<T> panels(wide);
+  const int64_t widest = divide_up(panels.vectors, panels.count), height = tile_rows(int(widest));
+  const int64_t tile_step = height * kBlock + 2 * lanes, tiles = divide_up(end - begin, height);
   const Windows<T> windows(p, input, zero_row<T>(zeros_memory, p.channels));
   const T** rows = rows_memory.get<const T*>(taps * kBlockRoom);
-  const T *grads[kBlock], *vectors[kBlock];
+  T* broadcast = broadcast_memory.get<T>(tiles * tile_step);
+  T* vectors = vectors_memory.get<T>(kBlock * panels.padded());
+  const T* grads[kBlockRoom];
   T* bank_to = const_cast<T*>(bank_of<T>(p, grad_filters, bank));
-  int64_t at = order.offsets[bank];
   const int64_t stop = order.offsets[bank + 1];
+  int64_t at = order.offsets[bank];
   bool add = false;
   do {  // once at least, for the zeros of a bank without positions
     const int64_t count = min(kBlock, stop - at);
-    if (count) windows.find(order.positions + at, count, rows);
-    for (int64_t i = 0; i < count; ++i) grads[i] = grad_output + int64_t(order.positions[at + i]) * p.out_channels;
-    // The next block's rows are fetched meanwhile, some with each tile.
-    int64_t fetched = at + count;
-    const int64_t next = min(stop, at + 2 * kBlock), each = divide_up(kBlock, max(1, (end - begin) / 8 * taps));
+    if (count) {
+      windows.find(order.positions + at, count, rows);
+      for (int64_t i = 0; i < kBlockRoom; ++i)
+        grads[i] = grad_output + int64_t(order.positions[at + min(i, count - 1)]) * p.out_channels;
+    }
     for (int64_t tap = 0; tap < taps; ++tap) {
       const T* const* pixels = rows + tap * kBlockRoom;
-      const T* const* across = along_outputs ? grads : pixels;
+      if (along_outputs || tap == 0)
+        copy_broadcast(along_outputs ? pixels : grads, count, group * tall + begin, group * tall + end, height,
+                       broadcast, tile_step);
+      if (!along_outputs || tap == 0)
+        copy_vectors(along_outputs ? grads : pixels, count, group * wide, wide, panels.padded(), vectors);
       T* tap_to = bank_to + tap / p.kernel[1] * stride[4] + tap % p.kernel[1] * stride[5];
-      for (int64_t panel = 0; panel < panels.count; ++panel) {
-        const int64_t height = tile_rows(panels.width(panel)), first = panels.first(panel);
-        for (int64_t i = 0; i < count; ++i) vectors[i] = across[i] + group * wide + first;
-        GradientTask<T> f;
-        f.broadcast = along_outputs ? pixels : grads;
-        f.vectors = vectors;
-        f.count = count;
-        f.columns = min(panels.width(panel) * lanes, wide - first);
-        f.to_row = along_outputs ? stride[3] : stride[2];
-        f.to_column = along_outputs ? stride[2] : stride[3];
-        f.add = add;
-        for (int64_t row = begin; row < end; row += height) {
-          for (const int64_t until = min(next, fetched + each); fetched < until; ++fetched) {
-            fetch_row(grad_output + int64_t(order.positions[fetched]) * p.out_channels + group * p.group_outputs(),
-                      p.group_outputs());
-            if (windows.plain)
-              fetch_row(input + int64_t(order.positions[fetched]) * p.channels + group * p.group_channels(),
-                        p.group_channels());
-          }
-          f.rows = min(height, end - row);
-          f.first = group * tall + row;
+      for (int64_t panel = 0; panel < panels.count; ++panel)
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+          const int64_t row = begin + tile * height, first = panels.first(panel);
           const int64_t out = along_outputs ? group * wide + first : group * tall + row;
-          const int64_t in = along_outputs ? row : first;
-          f.to = tap_to + out * stride[2] + in * stride[3];
+          GradientTile<T> f;
+          f.broadcast = broadcast + tile * tile_step;
+          f.vectors = vectors + first;
+          f.vectors_row = panels.padded();
+          f.count = count;
+          f.rows = min(height, end - row);
+          f.columns = min(panels.width(panel) * lanes, wide - first);
+          f.to = tap_to + out * stride[2] + (along_outputs ? row : first) * stride[3];
+          f.to_row = along_outputs ? stride[3] : stride[2];
+          f.to_column = along_outputs ? stride[2] : stride[3];
+          f.add = add;
           switch (panels.width(panel)) {
-            case 1: gradient_panel<T, 1>(f); break;
-            case 2: gradient_panel<T, 2>(f); break;
-            case 3: gradient_panel<T, 3>(f); break;
+            case 1: gradient_panel<T, 1>(f, widest); break;
+            case 2: gradient_panel<T, 2>(f, widest); break;
+            case 3: gradient_panel<T, 3>(f, widest); break;
 #if MAX_VECTORS > 3
-            case 4: gradient_panel<T, 4>(f); break;
+            case 4: gradient_tile<T, 4, tile_rows(4)>(f); break;
 #endif
           }
         }
-      }
     }
     add = true;
     at += kBlock;

@@ -49,8 +49,10 @@ struct Response {
 // Each function does one share of its work; shares of one call write to different places.
 template <typename T>
 struct Kernels {
-  // output [N, Ho, Wo, O] = each pixel's filters applied to its patch of input [N, H, W, C]. All of it is written.
-  void (*forward)(const Problem&, const Order&, const T* input, const T* filters, T* output, Share);
+  // output [N, Ho, Wo, O] = each pixel's filters applied to its patch of input [N, H, W, C], for the positions that come
+  // as `begin` and up to `end` in the order.
+  void (*forward)(const Problem&, const Order&, const T* input, const T* filters, T* output, int64_t begin,
+                  int64_t end);
 
   // For one image's positions in rows [first_row, last_row): the response of the bank that the order gives each, at
   // channel response.rank; or with `others` that of all banks but this one, each at its own channel.

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <string>
@@ -269,13 +270,9 @@ struct Strips {
 };
 
 template <typename T>
-void run_forward(const Problem& p, const at::Tensor& input, const at::Tensor& filters, const at::Tensor& regions,
-                 at::Tensor& output) {
+void forward_rows(const Problem& p, const T* x, const T* w, const int32_t* map, T* y) {
   const Kernels<T>& k = kernels<T>();
-  const T *x = input.data_ptr<T>(), *w = filters.data_ptr<T>();
-  const int32_t* map = regions.data_ptr<int32_t>();
-  T* y = output.data_ptr<T>();
-  const int64_t threads = share_count(convolution(p));
+  const int64_t threads = share_count(convolution(p)), total = p.batch * p.positions();
   if (is_depthwise(p)) {
     const Strips strips(p, threads);
     parallel(strips.count(), [&](int64_t strip) {
@@ -284,20 +281,66 @@ void run_forward(const Problem& p, const at::Tensor& input, const at::Tensor& fi
     return;
   }
   const Sorted sorted = sort_positions(p, map, p.positions());
-  parallel(threads, [&](int64_t i) { k.forward(p, sorted.order(), x, w, y, Share{i, threads}); });
+  parallel(threads, [&](int64_t i) {
+    k.forward(p, sorted.order(), x, w, y, total * i / threads, total * (i + 1) / threads);
+  });
+}
+
+// Images that are small are laid out as rows one by one, in memory that stays in a thread's cache.
+constexpr int64_t kImageBytes = int64_t(4) << 20;
+
+template <typename T>
+bool image_by_image(const Problem& p) {
+  const int64_t numbers = p.channels * p.height * p.width + p.out_channels * p.positions();
+  const int64_t threads = share_count(convolution(p));
+  return !p.shared && numbers * int64_t(sizeof(T)) <= kImageBytes && (p.batch % threads == 0 || p.batch >= 4 * threads);
+}
+
+template <typename T>
+void forward_images(const Problem& p, const T* x, const T* w, const int32_t* map, T* y) {
+  const Kernels<T>& k = kernels<T>();
+  const int64_t in = p.channels * p.height * p.width, out = p.out_channels * p.positions();
+  const Sorted sorted = is_depthwise(p) ? Sorted{} : sort_positions(p, map, p.positions());
+  const int64_t threads = share_count(convolution(p));
+  parallel(threads, [&](int64_t i) {
+    static thread_local std::vector<T> memory;
+    memory.resize(std::max<size_t>(memory.size(), in + out));
+    for (int64_t image = p.batch * i / threads; image < p.batch * (i + 1) / threads; ++image) {
+      k.transpose_rows(x + image * in, p.height * p.width, p.channels, p.height * p.width, memory.data(), p.channels);
+      // The kernels count from the batch's first image.
+      const T* from = memory.data() - image * in;
+      T* to = memory.data() + in - image * out;
+      if (is_depthwise(p)) k.depthwise_forward(p, map, from, w, to, image, 0, p.out_height);
+      else k.forward(p, sorted.order(), from, w, to, image * p.positions(), (image + 1) * p.positions());
+      k.transpose_rows(memory.data() + in, p.out_channels, p.positions(), p.out_channels, y + image * out,
+                       p.positions());
+    }
+  });
+}
+
+template <typename T>
+at::Tensor run_forward(const Problem& p, const at::Tensor& input, const at::Tensor& filters,
+                       const at::Tensor& regions) {
+  const std::array<int64_t, 4> sizes{p.batch, p.out_channels, p.out_height, p.out_width};
+  const T* w = filters.data_ptr<T>();
+  const int32_t* map = regions.data_ptr<int32_t>();
+  if (input.numel() && input.is_contiguous() && !is_rows(input) && image_by_image<T>(p)) {
+    at::Tensor output = at::empty(sizes, input.options());
+    forward_images<T>(p, input.data_ptr<T>(), w, map, output.data_ptr<T>());
+    return output;
+  }
+  const at::Tensor rows = pixel_rows(input, input.scalar_type());
+  at::Tensor output = empty_rows(rows, sizes);
+  if (output.numel()) forward_rows<T>(p, rows.data_ptr<T>(), w, map, output.data_ptr<T>());
+  return output;
 }
 
 at::Tensor forward(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& guide, at::IntArrayRef stride,
                    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
   const at::ScalarType type = working_type(input);
-  const at::Tensor x = pixel_rows(input, type), w = filters.to(type), map = region_map(guide);
+  const at::Tensor x = input.to(type), w = filters.to(type), map = region_map(guide);
   const Problem p = problem(x, w, guide, stride, padding, dilation, groups);
-  at::Tensor output = empty_rows(x, {p.batch, p.out_channels, p.out_height, p.out_width});
-  if (output.numel()) {
-    if (type == at::kDouble) run_forward<double>(p, x, w, map, output);
-    else run_forward<float>(p, x, w, map, output);
-  }
-  return laid_out_as(input, output);
+  return laid_out_as(input, type == at::kDouble ? run_forward<double>(p, x, w, map) : run_forward<float>(p, x, w, map));
 }
 
 template <typename T>
@@ -428,8 +471,12 @@ void run_backward(Problem p, const at::Tensor& grad_output, const at::Tensor& in
   if (grad_filters.defined()) {
     set_filter_strides(p, grad_filters);
     const int64_t threads = share_count(convolution(p));
-    // Parts of a bank's rows where there are too few banks to go round.
-    const int64_t parts = threads > 1 ? std::max<int64_t>(1, std::min(p.group_channels() / 24, 16 * threads / p.banks())) : 1;
+    // A bank with many of the positions is cut into parts of its rows, so that threads find enough to share.
+    int64_t largest = 0;
+    for (int64_t bank = 0; bank < p.banks(); ++bank)
+      largest = std::max(largest, sorted.offsets[bank + 1] - sorted.offsets[bank]);
+    const int64_t fair = std::max<int64_t>(1, p.batch * p.positions() / (2 * threads));
+    const int64_t parts = threads == 1 ? 1 : std::clamp<int64_t>(largest / fair, 1, std::max<int64_t>(1, p.group_channels() / 24));
     share_out(threads, p.banks() * p.groups * parts, [&](int64_t i) {
       kernels<T>().filter_gradient(p, sorted.order(), input.data_ptr<T>(), grad_output.data_ptr<T>(),
                                    grad_filters.data_ptr<T>(), i / parts / p.groups, i / parts % p.groups,
