@@ -160,11 +160,7 @@ class DRConv2d(nn.Module):
 
     def generate_filters(self, input: Tensor) -> Tensor:
         """The filter banks ``[N, m, O, C/groups, kh, kw]`` for an input ``[N, C, H, W]``."""
-        filters = self.generator(input)
-        if self.static_weight is None:
-            return filters
-        # In the generated filters' memory layout, which `torch.add` would take from its first argument.
-        return filters.mul(self.generator.gain).add_(self.static_weight)
+        return self.generator(input, self.static_weight)
 
     def forward(self, input: Tensor, guide: Tensor | None = None) -> Tensor:
         """Convolves.

@@ -34,11 +34,11 @@ def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[Filt
 
 
 class FilterGenerator(nn.Module):
-    """The dynamic part of a layer's filters: ``[N, C, H, W] -> [N, m, O, C/groups, kh, kw]``.
+    """Makes a layer's filters ``[N, m, O, C/groups, kh, kw]`` from its input.
 
-    A subclass keeps raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and
-    names in ``linear_in`` the one that its output is linear in: at zero, the dynamic part has no effect and learns.
-    ``gain`` is a factor on the dynamic part beside a static kernel: it sets how fast that learns.
+    A subclass defines `dynamic`, keeps raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a
+    child module) and names in ``linear_in`` the one that `dynamic` is linear in: at zero, the dynamic part has no
+    effect and learns. ``gain`` is a factor on the dynamic part beside a static kernel: it sets how fast that learns.
 
     Args:
         in_channels: C.
@@ -58,6 +58,16 @@ class FilterGenerator(nn.Module):
     def reset_parameters(self, std: float) -> None:
         """Initialises in place so that every generated filter has standard deviation ``std``, and regions differ."""
         raise NotImplementedError
+
+    def dynamic(self, input: Tensor) -> Tensor:
+        """The part ``[N, m, O, C/groups, kh, kw]`` that depends on the input ``[N, C, H, W]``."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor, static: Tensor | None) -> Tensor:
+        """The filters: `dynamic` alone, or ``gain`` times it beside a static kernel ``[O, C/groups, kh, kw]``."""
+        filters = self.dynamic(input)
+        # In the generated filters' memory layout, which `torch.add` would take from its first argument.
+        return filters if static is None else filters.mul(self.gain).add_(static)
 
     def silent_state(self) -> dict[str, Tensor]:
         """A state of this generator that has no effect yet and trains away from that."""
@@ -101,14 +111,21 @@ class MixtureGenerator(FilterGenerator):
         nn.init.normal_(self.routing_weight, std=0.01)
         nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_3)) ** 0.5)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, static: Tensor | None) -> Tensor:
         """See the base class."""
         logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
-        mixing = 2 * logits.sigmoid() / self.num_kernels
+        mixing = (2 * logits.sigmoid() / self.num_kernels).view(-1, self.num_kernels)
         # The output channels lie side by side, as the compiled kernels read them.
         kernels = self.kernels.permute(0, 3, 4, 2, 1)
-        filters = mixing.view(-1, self.num_kernels) @ kernels.flatten(1)
+        if static is None:
+            filters = mixing @ kernels.flatten(1)
+        else:  # one pass over the filters, and one over their gradient
+            filters = torch.addmm(static.permute(2, 3, 1, 0).reshape(1, -1), mixing, kernels.flatten(1), alpha=self.gain)
         return filters.view(-1, self.num_regions, *kernels.shape[1:]).permute(0, 1, 5, 4, 2, 3)
+
+    def dynamic(self, input: Tensor) -> Tensor:
+        """See the base class."""
+        return self(input, None)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         kernels = state_dict.get(prefix + "kernels")
@@ -145,7 +162,7 @@ class PooledGenerator(FilterGenerator):
         nn.init.normal_(self.squeeze_weight, std=0.01)
         nn.init.normal_(self.expand_weight, std=std * (self.num_regions * _MEAN_SQUARE_SIGMOID) ** -0.5)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def dynamic(self, input: Tensor) -> Tensor:
         """See the base class."""
         pooled = F.adaptive_avg_pool2d(input, self.filter_shape[2:])
         hidden = F.conv2d(pooled, self.squeeze_weight, self.squeeze_bias).sigmoid()
