@@ -105,6 +105,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the same, with machine and versions")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="a table of ratios, as docs/benchmarks.md has it")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the ratio by shape and m")
     return parser.parse_args()
 
@@ -227,6 +228,33 @@ def extra_memory(prepare: Callable[[], Callable[[], None]]) -> float:
     return float(text) if text else float("nan")
 
 
+def markdown(rows: list[dict], about: dict, what: str) -> str:
+    """A line for each shape: conv2d's figure in its faster memory format, and each candidate's as a multiple of it."""
+    names = list(dict.fromkeys(row["name"] for row in rows if not row["name"].startswith("conv2d")))
+    command = " ".join(["python tools/benchmark_op.py", *shown_arguments()])
+    machine = ", ".join(f"{key} {value}" for key, value in about.items())
+    lines = [f"`{command}`", "", f"{machine}; {what}", "",
+             f"| shape | conv2d, {rows[0]['unit']} | {' | '.join(name.replace('drconv ', '') for name in names)} |",
+             "|---|" + "---|" * (1 + len(names))]  # fmt: skip
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        here = {row["name"]: row for row in rows if row["shape"] == shape}
+        standard = min(row["median"] for name, row in here.items() if name.startswith("conv2d"))
+        ratios = " | ".join(f"{here[name]['ratio']:.2f}" for name in names)
+        lines.append(f"| {shape} | {standard:.3g} | {ratios} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown_arguments() -> list[str]:
+    """The command line without the files that it writes."""
+    kept, skip = [], False
+    for argument in sys.argv[1:]:
+        writes = argument in ("--csv", "--json", "--markdown", "--plot")
+        if not (writes or skip):
+            kept.append(argument)
+        skip = writes
+    return kept
+
+
 def plot(rows: list[dict], title: str, path: Path) -> None:
     """The ratio of each shape, a point for each m."""
     import matplotlib
@@ -302,7 +330,7 @@ def main() -> None:
                 dict(shape=text, name=name, unit=unit, median=round(medians[name], 4), q1=round(low, 4),
                      q3=round(high, 4), ratio=round(ratio, 3))
             )  # fmt: skip
-    for path in filter(None, (args.csv, args.json, args.plot)):
+    for path in filter(None, (args.csv, args.json, args.markdown, args.plot)):
         path.parent.mkdir(parents=True, exist_ok=True)
     if args.csv:
         with args.csv.open("w", newline="") as file:
@@ -311,6 +339,8 @@ def main() -> None:
             writer.writerows(rows)
     if args.json:
         args.json.write_text(json.dumps(dict(machine=about, what=what, rows=rows), indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(markdown(rows, about, what))
     if args.plot:
         plot(rows, f"{what}; {about['cpu']}, {about['threads']} threads, torch {about['torch']}", args.plot)
 
