@@ -261,6 +261,7 @@ def plot(rows: list[dict], title: str, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     drawn = [row for row in rows if not row["name"].startswith("conv2d")]
     shapes, names = list(dict.fromkeys(r["shape"] for r in drawn)), list(dict.fromkeys(r["name"] for r in drawn))
@@ -272,6 +273,9 @@ def plot(rows: list[dict], title: str, path: Path) -> None:
     axes.set_yticks(range(len(shapes)), shapes)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([2.0**power for power in range(-3, 9)]))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("time / time of conv2d (logarithmic)")
     axes.set_title(title, fontsize=9)
     axes.grid(axis="x", which="both", alpha=0.3)

@@ -120,6 +120,7 @@ ARMS = {
     "m2": Arm("m = 2", {"num_regions": 2}),
     "m4": Arm("m = 4", {"num_regions": 4}),
     "frozen_guide": Arm("guide not trained (`guide_grad_scale=0`)", {"guide_grad_scale": 0.0}),
+    "guide0.1": Arm("a tenth of the guide's gradient (`guide_grad_scale=0.1`)", {"guide_grad_scale": 0.1}),
     "guide10": Arm("the guide's gradient tenfold (`guide_grad_scale=10`)", {"guide_grad_scale": 10.0}),
     "random_regions": Arm("random fixed region maps", random_regions=True),
     "topk": Arm("`guide_grad='topk'`, k = 2", {"guide_grad": "topk", "guide_topk": 2}),

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import region_conv2d
-from ..ops.geometry import pair, same_padding
 from ..ops.backends.common import region_map
+from ..ops.geometry import pair, same_padding
 from ..ops.region_conv import guide_candidates
-from .generators import build_generator
+from .generators import build_generator, outputs_side_by_side
 from .guide import compute_guide, reset_guide_, resize_guide
 
 # Part of a fresh layer's filter variance that is dynamic. Regions whose filters differ from the start are noise that
@@ -122,7 +122,7 @@ class DRConv2d(nn.Module):
         )
         self.generator = build_generator(config, in_channels, filter_shape, num_regions)
         self.generator_type = config.get("type", "mixture")
-        self.static_weight = nn.Parameter(torch.empty(filter_shape)) if static else None
+        self.static_weight = nn.Parameter(outputs_side_by_side(*filter_shape)) if static else None
         self.guide_weight = nn.Parameter(torch.empty(num_regions, in_channels, *guide_kernel)) if own_guide else None
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self._observer: Callable[[Tensor], Tensor | None] | None = None

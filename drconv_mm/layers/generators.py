@@ -16,6 +16,14 @@ GENERATORS: dict[str, type[FilterGenerator]] = {}
 _MEAN_SQUARE_SIGMOID, _MEAN_SQUARE_SIGMOID_3 = 0.2934, 0.3852
 
 
+def outputs_side_by_side(*shape: int) -> Tensor:
+    """An empty ``[..., O, C, kh, kw]`` that lies in memory as ``[..., kh, kw, C, O]``: as the compiled kernels read."""
+    *more, out_channels, channels, height, width = shape
+    last = len(more)
+    empty = torch.empty(*more, height, width, channels, out_channels)
+    return empty.permute(*range(last), last + 3, last + 2, last, last + 1)
+
+
 def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[FilterGenerator]]:
     """Makes a generator known as ``DRConv2d(..., generator=name)``.
 
@@ -99,7 +107,7 @@ class MixtureGenerator(FilterGenerator):
         if isinstance(num_kernels, bool) or not isinstance(num_kernels, int) or num_kernels < 1:
             raise ValueError(f"num_kernels must be an integer of at least 1, got {num_kernels!r}")
         self.num_kernels = num_kernels
-        self.kernels = nn.Parameter(torch.empty(num_kernels, *filter_shape))
+        self.kernels = nn.Parameter(outputs_side_by_side(num_kernels, *filter_shape))
         self.routing_weight = nn.Parameter(torch.empty(num_regions * num_kernels, in_channels))
         self.routing_bias = nn.Parameter(torch.empty(num_regions * num_kernels))
 
@@ -114,13 +122,13 @@ class MixtureGenerator(FilterGenerator):
     def forward(self, input: Tensor, static: Tensor | None) -> Tensor:
         """See the base class."""
         logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
-        mixing = (2 * logits.sigmoid() / self.num_kernels).view(-1, self.num_kernels)
-        # The output channels lie side by side, as the compiled kernels read them.
+        mixing, scale = logits.sigmoid().view(-1, self.num_kernels), 2 / self.num_kernels
         kernels = self.kernels.permute(0, 3, 4, 2, 1)
         if static is None:
-            filters = mixing @ kernels.flatten(1)
+            filters = (scale * mixing) @ kernels.flatten(1)
         else:  # one pass over the filters, and one over their gradient
-            filters = torch.addmm(static.permute(2, 3, 1, 0).reshape(1, -1), mixing, kernels.flatten(1), alpha=self.gain)
+            static = static.permute(2, 3, 1, 0).reshape(1, -1)
+            filters = torch.addmm(static, mixing, kernels.flatten(1), alpha=scale * self.gain)
         return filters.view(-1, self.num_regions, *kernels.shape[1:]).permute(0, 1, 5, 4, 2, 3)
 
     def dynamic(self, input: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ class Backend(NamedTuple):
         forward: ``(input, filters, guide, geometry) -> output``.
         backward: ``(grad_output, input, filters, guide, geometry, wanted, candidates) -> (grad_input, grad_filters,
             response)``, where ``response[n, i, p]`` is the inner product of ``grad_output[n, :, p]`` with what filter
-            bank ``candidates[n, i, p]`` gives at p (the first being the chosen one's); without candidates (None), for all m banks in their order.
+            bank ``candidates[n, i, p]`` gives at p, the first being the chosen one; without candidates (None), for all
+            m banks in their order.
             ``wanted`` says which of the three are needed; the others may be None.
         why_not: ``(device) -> reason`` it can't run there, or None.
     """
