@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
@@ -60,17 +61,44 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(path: str, options: dict) -> tuple[nn.Module, str]:
-    """A config's model with fresh weights, and its toolbox."""
+def build(path: str, options: dict, changes: dict | None = None) -> tuple[nn.Module, str]:
+    """A config's model with fresh weights, and its toolbox.
+
+    Args:
+        path: The config.
+        options: As with ``--cfg-options``.
+        changes: Keys that get a new value, whatever they have; ``model.drconv`` turns the model into a `Retrofit`.
+    """
     config = Config.fromfile(path)
     config.merge_from_dict(options)
+    for key, value in (changes or {}).items():
+        *parents, last = key.split(".")
+        part = config
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    if "drconv" in config.model:
+        config.model.drconv.setdefault("model_type", config.model.type)
+        config.model.type = "drconv_mm.Retrofit"
     scope = config.get("default_scope") or "mmdet"
     init_default_scope(scope)
-    for part in (config.model, config.model.get("backbone", {})):  # nothing is downloaded
-        if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
-            part["init_cfg"] = None
+    _forget_pretrained(config.model)
     torch.manual_seed(0)
     return MODELS.build(config.model), scope
+
+
+def _forget_pretrained(part: object) -> None:
+    """So that nothing is downloaded."""
+    if isinstance(part, dict):
+        init = part.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            part["init_cfg"] = None
+        if isinstance(part.get("pretrained"), str):
+            part["pretrained"] = None
+        part = list(part.values())
+    if isinstance(part, (list, tuple)):
+        for item in part:
+            _forget_pretrained(item)
 
 
 def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int, int]) -> list:
@@ -84,6 +112,7 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
             samples.append(DataSample().set_gt_label(index % model.head.num_classes))
         elif scope == "mmdet":
             from mmdet.structures import DetDataSample
+            from mmdet.structures.mask import BitmapMasks
 
             corner = torch.rand(8, 2) * torch.tensor([width, height]) * 0.6
             boxes = torch.cat([corner, corner + torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(8, 2))], 1)
@@ -91,7 +120,8 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
                 img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=index
             )
             sample = DetDataSample(metainfo=meta)
-            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3)
+            masks = BitmapMasks([draw_box(box, shape) for box in boxes], height, width)
+            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3, masks=masks)
             sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.arange(0))
             samples.append(sample)
         else:
@@ -102,6 +132,14 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
             sample.gt_sem_seg = PixelData(data=torch.randint(model.decode_head.num_classes, (1, *shape)))
             samples.append(sample)
     return samples
+
+
+def draw_box(box: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """A mask of ones inside (left, top, right, bottom)."""
+    mask = np.zeros(shape, np.uint8)
+    left, top, right, bottom = box.round().int().tolist()
+    mask[top:bottom, left:right] = 1
+    return mask
 
 
 def training_step(model: nn.Module, images: torch.Tensor, samples: list) -> Callable[[], None]:

@@ -1,0 +1,3 @@
+_base_ = "./fast_scnn_camvid-240x180.py"
+
+model = dict(backbone=dict(conv_cfg=dict(type="drconv_mm.DRConv")))

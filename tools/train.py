@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Train what a config describes, with the tool of the toolbox that it belongs to.
+
+The config's `default_scope` names the toolbox: mmdet, mmseg or mmpretrain. That package's own train.py runs, unmodified
+and with the same arguments, so all options are the toolbox's own: `tools/train.py CONFIG --help` lists them.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+TOOLBOXES = ("mmdet", "mmseg", "mmpretrain")
+
+
+def find_config(arguments: list[str]) -> str | None:
+    """The config among a command line's arguments.
+
+    The toolboxes allow options before it, whose values only they know: so the first Python file comes before the first
+    argument that is no option.
+    """
+    named = [argument for argument in arguments if not argument.startswith("-")]
+    return next((argument for argument in named if argument.endswith(".py")), named[0] if named else None)
+
+
+def find_tool(config: str, tool: str) -> Path:
+    """The tool of a config's toolbox.
+
+    Args:
+        config: Path of a config.
+        tool: Name of the tool, ``'train.py'`` or ``'test.py'``.
+
+    Raises:
+        ValueError: There is no such config or none for a known toolbox, or the toolbox is not there.
+    """
+    known = ", ".join(TOOLBOXES)
+    install = "install it with `make env` or `pip install drconv_mm[onedl]`"
+    if not Path(config).is_file():
+        raise ValueError(f"config {config!r} is no file; expected the path of a config, such as configs/detection/*.py")
+    if find_spec("mmengine") is None:
+        raise ValueError(f"config {config!r} cannot be read, as mmengine is not installed; {install}")
+    from mmengine.config import Config
+
+    try:
+        scope = Config.fromfile(config, import_custom_modules=False).get("default_scope")
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        # A base config that is missing, or of a package that is: mmengine says which.
+        remedy = "install what is missing, or name the base config in `_base_` by its path"
+        raise ValueError(f"config {config!r} cannot be read: {error}; {remedy}") from error
+    if scope is None:
+        remedy = f"add `default_scope = 'mmdet'`, or whichever of {known} it is for"
+        raise ValueError(f"config {config!r} has no default_scope, which names its toolbox; {remedy}")
+    if scope not in TOOLBOXES:
+        remedy = f"expected one of {known}; run that toolbox's own {tool}, or correct the config"
+        raise ValueError(f"config {config!r} has default_scope={scope!r}, which is no known toolbox; {remedy}")
+    spec = find_spec(scope)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"config {config!r} has default_scope={scope!r}, but {scope} is not installed; {install}")
+    path = Path(spec.origin).parent / ".mim/tools" / tool
+    if not path.is_file():
+        remedy = "install it again, as a built package"
+        raise ValueError(f"config {config!r} needs {scope}'s {tool}, but {path} is missing; {remedy}")
+    return path
+
+
+def forward(tool: str, arguments: str, doc: str) -> None:
+    """Runs the toolbox's tool in this process, as if it had been called itself.
+
+    Args:
+        tool: Its name, which is also the name of ours.
+        arguments: The usage's positional arguments.
+        doc: The text of ``--help``.
+    """
+    config = find_config(sys.argv[1:])
+    usage = f"usage: {tool} {arguments} [the toolbox's own options]"
+    if config is None:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(f"{usage}\n\n{doc.strip()}")
+            return
+        sys.exit(f"{usage}\n{tool}: error: a config is missing; expected the path of a .py file")
+    try:
+        path = find_tool(config, tool)
+    except ValueError as error:
+        sys.exit(f"{tool}: error: {error}")
+    sys.path[0] = str(path.parent)
+    sys.argv[0] = str(path)
+    runpy.run_path(str(path), run_name="__main__")
+
+
+if __name__ == "__main__":
+    forward("train.py", "CONFIG", __doc__)
