@@ -56,6 +56,14 @@ def report(dynamic: list[DRConv2d], plain: Counter) -> None:
         + (f". Plain: {reasons}" if reasons else ""),
         logging.INFO,
     )
+    frozen = [layer for layer in dynamic if not any(p.requires_grad for p in layer.parameters())]
+    if frozen and len(frozen) < len(dynamic):
+        _log(
+            f"drconv_mm: {len(frozen)} of the {len(dynamic)} DRConv layers are frozen (requires_grad=False): they stay "
+            "the standard convolutions that were loaded, at the cost of DRConv. Lower the backbone's `frozen_stages`, "
+            "or leave these layers out by name with drconv_mm.Retrofit",
+            logging.WARNING,
+        )
 
 
 def _log(message: str, level: int) -> None:
