@@ -109,7 +109,7 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
         if scope == "mmpretrain":
             from mmpretrain.structures import DataSample
 
-            samples.append(DataSample().set_gt_label(index % model.head.num_classes))
+            samples.append(DataSample().set_gt_label(index % getattr(model.head, "num_classes", 10)))
         elif scope == "mmdet":
             from mmdet.structures import DetDataSample
             from mmdet.structures.mask import BitmapMasks
@@ -120,8 +120,9 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
                 img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=index
             )
             sample = DetDataSample(metainfo=meta)
-            masks = BitmapMasks([draw_box(box, shape) for box in boxes], height, width)
-            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3, masks=masks)
+            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3)
+            if getattr(model, "with_mask", False):
+                sample.gt_instances.masks = BitmapMasks([draw_box(box, shape) for box in boxes], height, width)
             sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.arange(0))
             samples.append(sample)
         else:
@@ -129,7 +130,9 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
 
             meta = dict(img_shape=shape, pad_shape=shape, ori_shape=shape)
             sample = SegDataSample(metainfo=meta)
-            sample.gt_sem_seg = PixelData(data=torch.randint(model.decode_head.num_classes, (1, *shape)))
+            head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
+            sample.gt_sem_seg = PixelData(data=torch.randint(head.num_classes, (1, *shape)))
+            sample.gt_edge_map = PixelData(data=torch.randint(2, (1, *shape)))  # PIDNet's
             samples.append(sample)
     return samples
 
