@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import traceback
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,6 +66,26 @@ def find_tool(config: str, tool: str) -> Path:
     return path
 
 
+def hint_for(message: str) -> str | None:
+    """What to do about an error of the toolbox, where that is known."""
+    if "unexpected keyword argument 'conv_cfg'" in message:
+        return (
+            "that part of the model takes no conv_cfg. Choose layers by name instead: model.type=drconv_mm.Retrofit "
+            "with model.drconv=dict(model_type=..., include=[...]), see docs/enable.md"
+        )
+    if "conv_cfg" in message and "_delete_=True" in message:
+        return (
+            "the config says conv_cfg=None there, which no dict can be merged into. Add "
+            "model.backbone.conv_cfg._delete_=True to --cfg-options (for a neck or head its own key)"
+        )
+    if "need at least one array to concatenate" in message:
+        return (
+            "the data set is empty: no file was found where the config looks. Check data_root, data_prefix and the "
+            "suffixes of its dataloaders against the folder, and that the annotations name images that are there"
+        )
+    return None
+
+
 def forward(tool: str, arguments: str, doc: str) -> None:
     """Runs the toolbox's tool in this process, as if it had been called itself.
 
@@ -86,7 +107,15 @@ def forward(tool: str, arguments: str, doc: str) -> None:
         sys.exit(f"{tool}: error: {error}")
     sys.path[0] = str(path.parent)
     sys.argv[0] = str(path)
-    runpy.run_path(str(path), run_name="__main__")
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except Exception as error:
+        # The toolbox's own traceback stays; where its reason is one that users of DRConv meet, the way out follows it.
+        hint = hint_for(str(error))
+        if hint is None:
+            raise
+        traceback.print_exc()
+        sys.exit(f"{tool}: error: {hint}")
 
 
 if __name__ == "__main__":

@@ -169,3 +169,15 @@ model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3))
 assert list(drconv_mm.convert(model)) == ['0']
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_frozen_layers_are_warned_of_unless_all_are(log):
+    layers = nn.Sequential(DRConv(8, 8, 1), DRConv(8, 8, 1))
+    layers[0].requires_grad_(False)
+    layers(torch.randn(1, 8, 4, 4))
+    warning = log.records[-1]
+    assert warning.levelname == "WARNING" and "1 of the 2 DRConv layers are frozen" in warning.getMessage()
+    log.clear()
+    frozen = nn.Sequential(DRConv(8, 8, 1), DRConv(8, 8, 1)).requires_grad_(False)
+    frozen(torch.randn(1, 8, 4, 4))
+    assert [record.levelname for record in log.records] == ["INFO"]

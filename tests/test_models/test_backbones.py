@@ -159,3 +159,17 @@ def test_every_parameter_learns():
 def test_errors(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_compiles_as_one_graph(training):
+    torch.manual_seed(0)
+    model = DRConvShuffleNetV2(0.5).train(training)
+    images = torch.randn(2, 3, 64, 64)
+    model(images)  # the report of the first forward is behind us
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = model(images)
+    model.load_state_dict(state)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for got, want in zip(compiled(images), expected, strict=True):
+        torch.testing.assert_close(got, want)

@@ -125,6 +125,40 @@ class TestErrors:
         fails(call("train.py", path), f"config {str(path)!r} cannot be read", message, "name the base config")
 
 
+KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
+BASE = "_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n"
+
+
+@pytest.mark.integration
+class TestHints:
+    """The toolbox's error, and a line that says what to do about it."""
+
+    def hinted(self, path: Path, options: list[str], *messages: str) -> None:
+        done = call("train.py", path, "--work-dir", path.parent / "work", "--cfg-options", *options)
+        assert done.returncode and "Traceback" in done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("train.py: error: ")
+        for message in messages:
+            assert message in last
+
+    def test_a_backbone_without_conv_cfg(self, tmp_path):
+        text = "_base_ = 'mmdet::ssd/ssd300_coco.py'\nmodel = dict(backbone=dict(init_cfg=None))\n"
+        self.hinted(config(tmp_path, text), [KEY], "takes no conv_cfg", "drconv_mm.Retrofit")
+
+    def test_conv_cfg_of_none(self, tmp_path):
+        path = config(tmp_path, BASE + "model = dict(backbone=dict(conv_cfg=None))\n")
+        self.hinted(path, [KEY], "conv_cfg._delete_=True")
+
+    def test_an_empty_data_set(self, tmp_path):
+        for folder in ("leftImg8bit", "gtFine"):
+            for split in ("train", "val"):
+                (tmp_path / "data" / folder / split).mkdir(parents=True)
+        path = ROOT / "configs/segmentation/fast_scnn_camvid-240x180.py"
+        text = f"_base_ = {str(path)!r}\n"
+        options = [f"{loader}_dataloader.dataset.data_root={tmp_path / 'data'}" for loader in ("train", "val", "test")]
+        self.hinted(config(tmp_path, text), options, "data_root", "data_prefix")
+
+
 @pytest.fixture
 def launcher(tmp_path) -> dict[str, str]:
     """PATH with launchers that print their arguments and PYTHONPATH, in place of starting anything."""
