@@ -449,7 +449,8 @@ def page(results: list[dict], about: str) -> str:
         "These take no `conv_cfg`, hand it on to nothing, or have convolutions of their own that compute something "
         "else. `type='drconv_mm.Retrofit'` with `drconv=dict(model_type=..., include=[...])` chooses layers by name "
         "instead; the checks are the same. Swin and other transformers have one convolution, of the image itself; "
-        "DetectoRS's and EfficientNet's own kinds of convolution stay as they are.", "",
+        "DetectoRS's own kind of convolution stays as it is. The key does reach EfficientNet, in the place of a "
+        "convolution that pads by the size of its input: the function is not preserved there.", "",
         "| config | `model.backbone.conv_cfg` | include | dynamic layers of convolutions | result |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
