@@ -44,9 +44,10 @@ def register_generator(name: str) -> Callable[[type[FilterGenerator]], type[Filt
 class FilterGenerator(nn.Module):
     """Makes a layer's filters ``[N, m, O, C/groups, kh, kw]`` from its input.
 
-    A subclass defines `dynamic`, keeps raw Parameters only (a parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a
-    child module) and names in ``linear_in`` the one that `dynamic` is linear in: at zero, the dynamic part has no
-    effect and learns. ``gain`` is a factor on the dynamic part beside a static kernel: it sets how fast that learns.
+    A subclass defines `dynamic`, or `forward` as a whole where that costs less. It keeps raw Parameters only (a
+    parent's ``init_cfg`` of ``layer='Conv2d'`` would reach a child module) and names in ``linear_in`` the one that the
+    dynamic part is linear in: at zero, it has no effect and learns. ``gain`` is a factor on the dynamic part beside a
+    static kernel: it sets how fast that learns.
 
     Args:
         in_channels: C.
@@ -130,10 +131,6 @@ class MixtureGenerator(FilterGenerator):
             static = static.permute(2, 3, 1, 0).reshape(1, -1)
             filters = torch.addmm(static, mixing, kernels.flatten(1), alpha=scale * self.gain)
         return filters.view(-1, self.num_regions, *kernels.shape[1:]).permute(0, 1, 5, 4, 2, 3)
-
-    def dynamic(self, input: Tensor) -> Tensor:
-        """See the base class."""
-        return self(input, None)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         kernels = state_dict.get(prefix + "kernels")
