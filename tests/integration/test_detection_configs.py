@@ -17,13 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from drconv_mm import DRConv2d
 from drconv_mm.engine.complexity import count_by_part
 
-from .test_mmdet import (  # noqa: F401  (sample is a fixture)
+from .test_mmdet import (
     ONE_STAGE,
     assert_dynamic_and_trained,
     checkpoint,
     coco_metrics,
     data_options,
-    sample,
     training_options,
 )
 from .toolbox import command, packaged, run
@@ -193,7 +192,7 @@ class TestCocoConfigs:
         ],
         ids=["faster_rcnn_mobilenet_v2", "retinanet_drconv_shufflenet_v2"],
     )
-    def trained(self, request, tmp_path_factory, sample) -> tuple[Path, str, str]:  # noqa: F811
+    def trained(self, request, tmp_path_factory, sample) -> tuple[Path, str, str]:
         name, head, test_cfg = request.param
         folder = tmp_path_factory.mktemp("coco")
         options = training_options(data_options("coco_mini", sample, num_train=4, num_val=2), head)
@@ -261,7 +260,7 @@ def mean_precision(results: Path, truth: Path) -> float:
     return float(evaluation.stats[0])
 
 
-def test_mask_results_by_class_and_as_files(tmp_path, sample):  # noqa: F811
+def test_mask_results_by_class_and_as_files(tmp_path, sample):
     name = "mask-rcnn_r50-drconv_fpn_1x_coco"
     options = data_options("coco_mini", sample, num_val=2)
     options = {key: value for key, value in options.items() if key.startswith("test_")}
@@ -287,7 +286,7 @@ def test_mask_results_by_class_and_as_files(tmp_path, sample):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", [n for pair in PAIRS.items() if pair[0].endswith("160x120") for n in pair])
-def test_small_configs_train_two_iterations_and_evaluate(tmp_path, sample, name):  # noqa: F811
+def test_small_configs_train_two_iterations_and_evaluate(tmp_path, sample, name):
     data = data_options("bccd", sample, num_train=16)
     options = {
         **training_options(data, "model.bbox_head"),
@@ -310,7 +309,7 @@ def test_small_configs_train_two_iterations_and_evaluate(tmp_path, sample, name)
         assert coco_metrics(output)["bbox_mAP"] == float(while_training)
 
 
-def test_get_flops_counts_all_but_the_operator_and_says_so(tmp_path, sample):  # noqa: F811
+def test_get_flops_counts_all_but_the_operator_and_says_so(tmp_path, sample):
     """mmdet's counter knows no operator but torch's own; tools/count_flops.py counts it."""
     name = "retinanet_mobilenet-v2-drconv_fpn_bccd-160x120"
     options = {k: v for k, v in data_options("bccd", sample).items() if k.startswith("val_dataloader")}
@@ -372,7 +371,7 @@ def test_fusing_batch_norm_leaves_the_outputs(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="mmdet's benchmark.py puts the model on a GPU")
-def test_benchmark_with_fused_batch_norm(tmp_path, sample):  # noqa: F811
+def test_benchmark_with_fused_batch_norm(tmp_path, sample):
     name = "retinanet_mobilenet-v2-drconv_fpn_bccd-160x120"
     options = {k: v for k, v in data_options("bccd", sample).items() if k.startswith("test_dataloader")}
     torch.save({"state_dict": build(load(name)).state_dict()}, tmp_path / "w.pth")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from drconv_mm import DRConv2d
-from drconv_mm.datasets.sample_detection import CLASSES, generate_sample_detection
+from drconv_mm.datasets.sample_detection import CLASSES
 
 from ..conftest import SHARED
 from .toolbox import KEY, command, environment, packaged, run
@@ -31,11 +31,6 @@ TWO_STAGE = {
     "model.neck.in_channels": "[64,128,256,512]",
     "model.test_cfg.rcnn.score_thr": 0.0,
 }
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory) -> Path:
-    return generate_sample_detection(tmp_path_factory.mktemp("data") / "sample", 12, 4)
 
 
 def data_options(name: str, sample: Path, num_train: int = 8, num_val: int = 4) -> dict:
