@@ -77,14 +77,19 @@ def build(path: str, options: dict, changes: dict | None = None) -> tuple[nn.Mod
         for parent in parents:
             part = part[parent]
         part[last] = value
-    if "drconv" in config.model:
-        config.model.drconv.setdefault("model_type", config.model.type)
-        config.model.type = "drconv_mm.Retrofit"
+    if "model.drconv" in (changes or {}):
+        retrofit(config, config.model.drconv)
     scope = config.get("default_scope") or "mmdet"
     init_default_scope(scope)
     _forget_pretrained(config.model)
     torch.manual_seed(0)
     return MODELS.build(config.model), scope
+
+
+def retrofit(config: Config, drconv: dict) -> None:
+    """Turns a config's model into a `Retrofit` of it, in place; ``drconv`` are `convert`'s arguments."""
+    config.model.drconv = dict(drconv, model_type=config.model.type)
+    config.model.type = "drconv_mm.Retrofit"
 
 
 def _forget_pretrained(part: object) -> None:

@@ -29,8 +29,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from train import TOOLBOXES, mim_folder
+
 RESULTS = Path(__file__).parents[1] / "docs/compatibility.json"
-TOOLBOXES = ("mmdet", "mmseg", "mmpretrain")
 DRCONV = {"type": "drconv_mm.DRConv"}
 BACKBONE = "model.backbone.conv_cfg"
 TIMEOUT_S = 900
@@ -182,8 +183,8 @@ BY_NAME = [
 
 def configs_folder(toolbox: str) -> Path:
     """Where the installed toolbox keeps its configs."""
-    spec = importlib.util.find_spec(toolbox)
-    folder = Path(spec.origin).parent / ".mim/configs" if spec and spec.origin else None
+    mim = mim_folder(toolbox)
+    folder = mim / "configs" if mim else None
     if folder is None or not folder.is_dir():
         raise SystemExit(
             f"check_configs.py: --toolbox {toolbox}: no installed {toolbox} with its configs was found; "

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmark_model import SHAPES, build
+from benchmark_model import SHAPES, build, retrofit
 from mmengine.config import Config, DictAction
 from torch import nn
 
@@ -99,7 +99,7 @@ def main() -> None:
         fail(f"config {str(args.config)!r} is no file; expected the path of a config")
     state = read_state_dict(args.checkpoint)
     config = Config.fromfile(args.config)
-    drconv = dict(args.drconv, model_type=config.model.type, include=args.include)
+    drconv = dict(args.drconv, include=args.include)
     if args.exclude:
         drconv["exclude"] = args.exclude
     standard, scope = build(str(args.config), {})
@@ -119,8 +119,7 @@ def main() -> None:
     model.load_state_dict(state, strict=False)
 
     name = args.config.stem + "-drconv"
-    config.model.type = "drconv_mm.Retrofit"
-    config.model.drconv = drconv
+    retrofit(config, drconv)
     args.out.mkdir(parents=True, exist_ok=True)
     unfinished = args.out / f"{name}.pth.part"
     torch.save({"state_dict": model.state_dict(), "meta": {"converted_from": str(args.checkpoint)}}, unfinished)

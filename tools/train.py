@@ -26,6 +26,12 @@ def find_config(arguments: list[str]) -> str | None:
     return next((argument for argument in named if argument.endswith(".py")), named[0] if named else None)
 
 
+def mim_folder(toolbox: str) -> Path | None:
+    """Where the installed toolbox keeps its configs and tools; None where it is not installed."""
+    spec = find_spec(toolbox)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / ".mim"
+
+
 def find_tool(config: str, tool: str) -> Path:
     """The tool of a config's toolbox.
 
@@ -56,10 +62,10 @@ def find_tool(config: str, tool: str) -> Path:
     if scope not in TOOLBOXES:
         remedy = f"expected one of {known}; run that toolbox's own {tool}, or correct the config"
         raise ValueError(f"config {config!r} has default_scope={scope!r}, which is no known toolbox; {remedy}")
-    spec = find_spec(scope)
-    if spec is None or spec.origin is None:
+    folder = mim_folder(scope)
+    if folder is None:
         raise ValueError(f"config {config!r} has default_scope={scope!r}, but {scope} is not installed; {install}")
-    path = Path(spec.origin).parent / ".mim/tools" / tool
+    path = folder / "tools" / tool
     if not path.is_file():
         remedy = "install it again, as a built package"
         raise ValueError(f"config {config!r} needs {scope}'s {tool}, but {path} is missing; {remedy}")
