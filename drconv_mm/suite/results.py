@@ -13,6 +13,7 @@ from typing import Any
 
 SCHEMA = "drconv_mm.suite.result/1"
 RESULT_FILE = "result.json"
+INSPECTION_FILE = "inspection.json"
 CSV_COLUMNS = (
     "task",
     "conv",
@@ -188,7 +189,7 @@ def _layer(value: object) -> bool:
 
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **{name: ("a text", _text) for name in ("suite", "task", "conv", "task_title", "started", "finished")},
+    **dict.fromkeys(("suite", "task", "conv", "task_title", "started", "finished"), ("a text", _text)),
     "suite_command": ("a text", _text),
     "seed": ("a count", _count),
     "metric": ("a dict of name, label, unit (texts) and higher_is_better (bool)", _metric),
@@ -196,7 +197,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "value": ("a number", _number),
     "metrics": ("a dict of numbers", _map_of(_number)),
     "baselines": ("a dict of numbers", _map_of(_finite)),
-    **{name: ("a count", _count) for name in ("multiply_adds", "parameters", "peak_memory_bytes", "iterations")},
+    **dict.fromkeys(("multiply_adds", "parameters", "peak_memory_bytes", "iterations"), ("a count", _count)),
     "batch_size": ("a count", _count),
     "seconds_per_iteration": ("a number", _finite),
     "seconds": ("a number", _finite),

@@ -1,0 +1,155 @@
+"""What a trained model costs and how it uses its regions.
+
+``python -m drconv_mm.suite.inspection FOLDER --checkpoint FILE --kind KIND --shape H W`` is a run's last step, in a
+process of its own, so that the suite stays small beside the trainings that it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import Tensor, nn
+
+from ..engine.complexity import count_by_part
+from ..engine.regions import region_shares
+from ..layers.drconv import observe_regions
+from ..version import __version__
+try:
+    from .pictures import draw_run
+except ImportError:  # TEMPORARY
+    draw_run = lambda *a: None
+from .results import INSPECTION_FILE, write_text
+
+# The two families share import names: the distributions' names tell them apart.
+_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmsegmentation", "mmpretrain")
+_FORK = {"mmdet": "onedl-mmdetection"}
+_SAMPLE = 16
+
+
+def build_model(config: Config) -> nn.Module:
+    """The model of a config, with the weights of its initialisation."""
+    init_default_scope(config.default_scope)
+    return MODELS.build(config.model)
+
+
+def count_cost(model: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:
+    """(multiply-adds of one image of ``shape`` (H, W), parameters), as papers count them."""
+    cost = count_by_part(model, shape)["total"]
+    return cost.multiply_adds, cost.parameters
+
+
+def sample_regions(model: nn.Module, config: Config, count: int = _SAMPLE) -> dict[str, dict[str, Any]]:
+    """Shares of the regions of each layer over images spread evenly over the validation set.
+
+    Returns:
+        ``{layer: {'num_regions': m, 'shares': [m numbers]}}``, empty where no layer has regions.
+    """
+    counts: dict[str, Tensor] = {}
+
+    def observe(name: str, regions: Tensor, num_regions: int) -> None:
+        counts[name] = counts.get(name, 0) + torch.bincount(regions.flatten().cpu(), minlength=num_regions)
+
+    dataset = DATASETS.build(config.val_dataloader.dataset)
+    model.eval()
+    with torch.no_grad(), observe_regions(model, observe):
+        for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)):
+            model.test_step(pseudo_collate([dataset[int(index)]]))
+    shares = {name: region_shares(total).tolist() for name, total in counts.items()}
+    return {name: {"num_regions": len(values), "shares": values} for name, values in shares.items()}
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine."""
+    found = {"drconv_mm": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for package in ("numpy", "torchvision"):
+        found[package] = version(package)
+    for package in _PACKAGES:
+        for name in (_FORK.get(package, f"onedl-{package}"), package):
+            try:
+                found[name] = version(name)
+                break
+            except PackageNotFoundError:
+                continue
+    found["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
+    found["cpu"] = _cpu_name()
+    found["cpu cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    found["threads"] = str(torch.get_num_threads())
+    if torch.cuda.is_available():
+        found["gpu"] = f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
+    return found
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def strip(source: Path, target: Path) -> dict[str, Any]:
+    """Writes a checkpoint's weights alone, whole or not at all.
+
+    Returns:
+        The checkpoint's ``meta``.
+    """
+    # The suite's own training wrote it; its message hub holds objects that weights_only refuses.
+    checkpoint = torch.load(source, map_location="cpu", weights_only=False)
+    meta = {
+        key: checkpoint["meta"][key] for key in ("epoch", "iter", "seed", "dataset_meta") if key in checkpoint["meta"]
+    }
+    draft = target.with_name(f".{target.name}.part")
+    torch.save({"meta": meta, "state_dict": checkpoint["state_dict"]}, draft)
+    draft.replace(target)
+    return meta
+
+
+def inspect_run(folder: Path, source: Path, kind: str, shape: tuple[int, int]) -> None:
+    """Writes ``checkpoint.pth``, ``pictures/`` and ``inspection.json`` of a run from its ``config.py``.
+
+    Args:
+        folder: The run's.
+        source: Checkpoint of the end of the training.
+        kind: The task's kind.
+        shape: (H, W) that multiply-adds are counted at.
+    """
+    config = Config.fromfile(folder / "config.py")
+    meta = strip(source, folder / "checkpoint.pth")
+    model = build_model(config)
+    multiply_adds, parameters = count_cost(model, shape)
+    model.load_state_dict(torch.load(folder / "checkpoint.pth", weights_only=False)["state_dict"])
+    document = {
+        "iterations": int(meta["iter"]),
+        "multiply_adds": multiply_adds,
+        "parameters": parameters,
+        "regions": sample_regions(model, config),
+        "environment": environment(),
+    }
+    draw_run(folder / "config.py", folder / "checkpoint.pth", folder / "pictures", kind)
+    write_text(folder / INSPECTION_FILE, json.dumps(document))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--kind", required=True)
+    parser.add_argument("--shape", type=int, nargs=2, required=True)
+    args = parser.parse_args()
+    inspect_run(args.folder, args.checkpoint, args.kind, tuple(args.shape))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,394 @@
+"""From a suite to its runs: which there are, with which options, and how far each is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .config import Suite, Task
+from .errors import SuiteError, nearest
+from .results import RESULT_FILE, RunResult, write_text
+
+FAILED_FILE = "failed.json"
+_CHECKPOINTS = 10  # a run's checkpoints, over its budget
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its evaluation, ready to go.
+
+    Attributes:
+        suite: The suite's name.
+        task: The task.
+        conv: Name of the conv type.
+        seed: The seed.
+        folder: Where everything of the run goes.
+        scope: The config's ``default_scope``.
+        options: All settings of the config that the run changes, by dotted name.
+        unit: What the budget counts: ``'epoch'`` or ``'iter'``.
+        budget: How many of them.
+        val_interval: Between two validations, in the same unit.
+        batch_size: Images of one iteration, of all GPUs.
+    """
+
+    suite: str
+    task: Task
+    conv: str
+    seed: int
+    folder: Path
+    scope: str
+    options: dict[str, Any]
+    unit: str
+    budget: int
+    val_interval: int
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.task.name}, {self.conv}, seed {self.seed}"
+
+    @property
+    def cfg_options(self) -> list[str]:
+        """`options` as ``--cfg-options`` takes them."""
+        return [f"{key}={_text(key, value)}" for key, value in self.options.items()]
+
+    def state(self) -> str:
+        """``'finished'``, ``'failed'``, ``'started'`` or ``'new'``."""
+        if (self.folder / RESULT_FILE).exists():
+            return "finished"
+        if (self.folder / FAILED_FILE).exists():
+            return "failed"
+        return "started" if (self.folder / "state.json").exists() else "new"
+
+    def result(self) -> RunResult:
+        """The record of a finished run, checked to be of this run.
+
+        Raises:
+            SuiteError: It is of another.
+            ResultError: It can't be read.
+        """
+        path = self.folder / RESULT_FILE
+        result = RunResult.read(path)
+        found, expected = (result.task, result.conv, result.seed), (self.task.name, self.conv, self.seed)
+        if found != expected:
+            raise SuiteError(f"{path} is the result of {found}, expected {expected}; move it to where it belongs")
+        return result
+
+
+def select(suite: Suite, convs: list[str] | None, tasks: list[str] | None, seeds: int | None) -> Suite:
+    """The part of a suite that was asked for, with conv types of the command line added.
+
+    Args:
+        suite: The suite.
+        convs: Names in the suite, or conv types that OpenMMLab can build (``'DCNv2'``, a dotted name); None for all.
+        tasks: Names in the suite; None for all.
+        seeds: Number of seeds; None for the suite's.
+
+    Raises:
+        SuiteError: A name that is not known, with the nearest; seeds below 1.
+    """
+    for name in tasks or ():
+        if name not in suite.tasks:
+            raise SuiteError(
+                f"--task {name!r} is not in suite {suite.name!r}: {list(suite.tasks)}{nearest(name, suite.tasks)}"
+            )
+    if seeds is not None and seeds < 1:
+        raise SuiteError(f"--seeds must be at least 1, got {seeds}")
+    chosen: dict[str, dict[str, Any] | None] = {}
+    for name in convs or suite.convs:
+        chosen[name] = suite.convs[name] if name in suite.convs else _conv_of_type(name, suite)
+    return Suite(
+        suite.name,
+        suite.title,
+        {name: task for name, task in suite.tasks.items() if tasks is None or name in tasks},
+        chosen,
+        suite.seeds if seeds is None else seeds,
+        suite.baseline if suite.baseline in chosen else next(iter(chosen)),
+        suite.exact_resume,
+    )
+
+
+def _conv_of_type(name: str, suite: Suite) -> dict[str, Any]:
+    """A conv type that is not in the suite's file; the same name twice is the same setting."""
+    same = [conv for conv in suite.convs.values() if conv is not None and conv.get("type") == name]
+    if same:
+        return same[0]
+    import mmcv.ops  # noqa: F401  (registers the conv types that are operators)
+    from mmcv.cnn import build_conv_layer
+    from mmengine.registry import MODELS
+
+    try:
+        layer = build_conv_layer(dict(type=name), 8, 8, 3, padding=1)
+        if layer.weight is None and not list(layer.parameters()):
+            raise TypeError("it has no parameters")
+    except Exception as error:  # a type of any kind may be named here, and fail in any way
+        names = [*suite.convs, *MODELS.module_dict]
+        reason = "" if name not in MODELS.module_dict else f" ({type(error).__name__}: {error})"
+        raise SuiteError(
+            f"--conv {name!r} is neither in suite {suite.name!r} ({', '.join(suite.convs)}) nor a conv type that can "
+            f"be built{reason}{nearest(name, names)}"
+        ) from error
+    return dict(type=name)
+
+
+def make_plan(
+    suite: Suite, work_dir: Path, data_root: Path, gpus: int = 0, widths: Mapping[str, dict] | None = None
+) -> list[Run]:
+    """All runs in their order: task by task, and seed by seed, so that conv types can be compared early.
+
+    Args:
+        suite: The suite, or the part of it that was asked for.
+        work_dir: Where runs go.
+        data_root: Folder with the tasks' data sets.
+        gpus: GPUs of a run; 0 and 1 for a training in one process.
+        widths: Settings of widened networks, see `drconv_mm.suite.matching`.
+
+    Raises:
+        SuiteError: A config that can't be read or doesn't fit its task.
+    """
+    runs = []
+    for task in suite.tasks.values():
+        config = read_config(task)
+        for seed in range(suite.seeds):
+            for name, conv in suite.convs.items():
+                folder = work_dir / "runs" / task.name / name / str(seed)
+                width = (widths or {}).get(f"{task.name}/{name}", {}).get("options", {})
+                budget = _budget(task, config)
+                options = {
+                    **budget["options"],
+                    **_data_options(task, config, data_root),
+                    **_common_options(config, seed, suite.exact_resume, budget),
+                    **task.options,
+                    **_conv_options(task, name, conv, config),
+                    **width,
+                }
+                batch_size = config.train_dataloader.batch_size * max(gpus, 1)
+                facts = (budget["unit"], budget["length"], budget["val_interval"], batch_size)
+                runs.append(Run(suite.name, task, name, seed, folder, config.default_scope, options, *facts))
+    return runs
+
+
+def read_config(task: Task) -> Config:
+    """The task's config.
+
+    Raises:
+        SuiteError: It can't be read, or lacks what the suite needs.
+    """
+    try:
+        config = Config.fromfile(task.config, import_custom_modules=False)
+    except Exception as error:  # whatever a Python file can raise
+        raise SuiteError(f"config {task.config} can't be read: {type(error).__name__}: {error}") from error
+    for key in ("default_scope", "train_cfg", "train_dataloader", "data_root", "default_hooks"):
+        if config.get(key) is None:
+            raise SuiteError(f"config {task.config} of task {task.name!r} has no {key}, which the suite sets or reads")
+    return config
+
+
+def _budget(task: Task, config: Config) -> dict[str, Any]:
+    """Length of the training, and the options that set it, schedules included."""
+    unit = "epoch" if "max_epochs" in config.train_cfg else "iter"
+    key, given = ("max_epochs", "epochs") if unit == "epoch" else ("max_iters", "iterations")
+    other = task.iterations if unit == "epoch" else task.epochs
+    if other is not None:
+        wrong = "iterations" if unit == "epoch" else "epochs"
+        raise SuiteError(f"task {task.name!r}: {task.config.name} trains by {given}: give {given} in place of {wrong}")
+    own = config.train_cfg[key]
+    length = getattr(task, given) or own
+    val_interval = max(1, length // task.evaluations)
+    options: dict[str, Any] = {f"train_cfg.{key}": length, "train_cfg.val_interval": val_interval}
+    if length != own:
+        options.update(_scaled_schedules(config, unit == "epoch", own, length))
+    return {"unit": unit, "length": length, "val_interval": val_interval, "options": options}
+
+
+def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> dict[str, int]:
+    """Schedules that reach to the end of the training keep their shape; a warmup keeps its length."""
+    schedulers = config.get("param_scheduler") or []
+    if isinstance(schedulers, dict):
+        schedulers, names = [schedulers], ["param_scheduler"]
+    else:
+        names = [f"param_scheduler.{index}" for index in range(len(schedulers))]
+    options = {}
+    for name, scheduler in zip(names, schedulers, strict=True):
+        if scheduler.get("by_epoch", True) != by_epoch or own not in (scheduler.get("end"), scheduler.get("T_max")):
+            continue
+        for key in ("begin", "end", "T_max"):
+            if scheduler.get(key):
+                options[f"{name}.{key}"] = round(scheduler[key] * length / own)
+        if "milestones" in scheduler:
+            options[f"{name}.milestones"] = [round(step * length / own) for step in scheduler["milestones"]]
+    return options
+
+
+def data_folder(task: Task, data_root: Path) -> Path:
+    """Where the task's data set lies."""
+    return data_root / task.data["folder"]
+
+
+def _data_options(task: Task, config: Config, data_root: Path) -> dict[str, str]:
+    """Every path in the loaders and evaluators that begins with the config's ``data_root``, moved."""
+    old, new = str(config.data_root).rstrip("/"), str(data_folder(task, data_root))
+    options = {}
+    for key in _LOADERS:
+        for name, value in _leaves(config.get(key), key):
+            if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+                options[name] = new + value[len(old) :]
+    if not options:
+        raise SuiteError(
+            f"config {task.config} of task {task.name!r}: no path of its loaders begins with data_root={old!r}"
+        )
+    return options
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{name}.{index}")
+    else:
+        yield name, value
+
+
+def _common_options(config: Config, seed: int, exact: bool, budget: Mapping[str, Any]) -> dict[str, Any]:
+    """What every run sets: seed, checkpoints, log, exact resuming."""
+    by_epoch, length = budget["unit"] == "epoch", budget["length"]
+    options = {
+        "randomness.seed": seed,
+        "default_hooks.checkpoint.type": "CheckpointHook",
+        "default_hooks.checkpoint.by_epoch": by_epoch,
+        "default_hooks.checkpoint.interval": max(1, length // _CHECKPOINTS),
+        # One may be half written when the training is killed.
+        "default_hooks.checkpoint.max_keep_ckpts": 2,
+        "default_hooks.logger.type": "LoggerHook",
+        # So that training and validation are logged at the same kind of step.
+        "default_hooks.logger.log_metric_by_epoch": False,
+    }
+    if not by_epoch and length < config.default_hooks.get("logger", {}).get("interval", 10):
+        options["default_hooks.logger.interval"] = length
+    if exact:
+        options |= {
+            "train_dataloader.num_workers": 0,
+            "train_dataloader.persistent_workers": False,
+            "default_hooks.exact_resume.type": "drconv_mm.engine.exact_resume.ExactResumeHook",
+        }
+    return options
+
+
+def _conv_options(task: Task, name: str, conv: dict[str, Any] | None, config: Config) -> dict[str, Any]:
+    """The key that makes the difference."""
+    if conv is None:
+        return {}
+    if "widened_to" in conv:
+        if task.widen is None:
+            raise SuiteError(
+                f"task {task.name!r} has no widen, which conv {name!r} needs: which setting widens its network?"
+            )
+        return {}
+    options = {f"{task.key}.{key}": value for key, value in _flat(conv)}
+    found: Any = config
+    for part in task.key.split("."):
+        found = found.get(part, {}) if isinstance(found, Mapping) else {}
+    # No dict can be merged into a None, and settings of another type must not remain.
+    if found is None or found:
+        options[f"{task.key}._delete_"] = True
+    return options
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", item) for inner, item in _flat(value))
+        else:
+            yield key, value
+
+
+def _text(key: str, value: Any) -> str:
+    """A value as ``--cfg-options`` reads it."""
+    if isinstance(value, (list, tuple)):
+        brackets = "[]" if isinstance(value, list) else "()"
+        return brackets[0] + ",".join(_text(key, item) for item in value) + brackets[1]
+    text = str(value)
+    if isinstance(value, str) and any(sign in text for sign in " ,[]()'\""):
+        raise SuiteError(
+            f"{key}={text!r} can't be given to --cfg-options: use names without spaces, commas and brackets"
+        )
+    return text
+
+
+def missing_data(suite: Suite, data_root: Path) -> list[str]:
+    """For each task without its data what to download and where it goes; data that are generated are never missing."""
+    messages = []
+    for task in suite.tasks.values():
+        if "generate" in task.data:
+            continue
+        folder = data_folder(task, data_root)
+        absent = [name for name in task.data["files"] if not (folder / name).exists()]
+        if absent:
+            messages.append(
+                f"task {task.name!r} needs {folder} with {', '.join(task.data['files'])}; "
+                f"missing: {', '.join(absent)}.\n"
+                f"    {task.data['source']}"
+            )
+    return messages
+
+
+def generate_data(suite: Suite, data_root: Path) -> None:
+    """Draws the data sets that are generated, where they are not there yet.
+
+    Raises:
+        SuiteError: The folder holds something else, or the function is not there.
+    """
+    for task in suite.tasks.values():
+        if "generate" in task.data:
+            module, _, function = task.data["generate"].partition(":")
+            try:
+                getattr(import_module(module), function)(data_folder(task, data_root), **task.data.get("arguments", {}))
+            except (ImportError, AttributeError, FileExistsError, ValueError) as error:
+                raise SuiteError(f"task {task.name!r}: its data can't be generated: {error}") from error
+
+
+def claim(work_dir: Path, suite: Suite) -> None:
+    """Writes into a work dir what suite it holds, or checks that it is this one.
+
+    Tasks and conv types may be added later. Those that are there must be as they were, so that one table never mixes
+    two settings.
+
+    Raises:
+        SuiteError: It holds another suite, or the same with another setting.
+    """
+    path = work_dir / "suite.json"
+    settings = {
+        **{f"tasks.{name}": asdict(task) | {"config": task.config.name} for name, task in suite.tasks.items()},
+        **{f"convs.{name}": conv for name, conv in suite.convs.items()},
+    }
+    new = {name: hashlib.sha256(_canonical(value).encode()).hexdigest() for name, value in settings.items()}
+    old: dict[str, Any] = {"name": suite.name, "settings": {}, "sha256": {}}
+    if path.exists():
+        old = json.loads(path.read_text())
+        if old["name"] != suite.name:
+            raise SuiteError(f"{work_dir} holds suite {old['name']!r}, not {suite.name!r}; choose another --work-dir")
+        changed = [name for name, digest in new.items() if old["sha256"].get(name, digest) != digest]
+        if changed:
+            raise SuiteError(
+                f"{work_dir} was begun with other settings of {', '.join(changed)} (see {path}); choose another "
+                "--work-dir, or give the changed setting another name"
+            )
+    document = {"name": suite.name, "settings": old["settings"] | settings, "sha256": old["sha256"] | new}
+    text = json.dumps(document, indent=1, default=str) + "\n"
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

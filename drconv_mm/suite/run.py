@@ -1,0 +1,330 @@
+"""One run: the toolbox's own train.py and test.py, then an inspection, each in a process of its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .errors import DiskFullError, SuiteError
+from .lock import locked
+from .plan import FAILED_FILE, Run
+from .results import INSPECTION_FILE, RESULT_FILE, RunResult, write_text
+from .toolbox import tool_path
+
+ROOT = Path(__file__).resolve().parents[2]
+_TAIL = 25  # lines of a log that a failure shows
+# Such as "Epoch(train)  [3][10/30] ... eta: 0:01:10  time: ... loss: 0.61" and "Iter(train) [ 10/200] ...".
+_LINE = re.compile(
+    r"(Epoch|Iter)\(train\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/(\d+)\].*?eta: (?P<eta>.+?)  .*?\bloss: (?P<loss>\S+)"
+)
+# Results that are no metrics.
+_TIMES = ("time", "data_time")
+
+
+class RunFailedError(SuiteError):
+    """One run failed; the others go on."""
+
+
+class State:
+    """What a run has done so far, in ``state.json``: it outlives a kill."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.exists():
+            self.values = json.loads(path.read_text())
+        else:
+            self.values = {"started": _now(), "seconds": 0.0, "peak_memory_bytes": 0, "trained": False}
+        self._sitting = time.monotonic(), self.values["seconds"]
+
+    def save(self, **changes: Any) -> None:
+        """Notes changes, and the seconds of this sitting."""
+        begin, before = self._sitting
+        self.values.update(changes, seconds=round(before + time.monotonic() - begin, 3))
+        write_text(self.path, json.dumps(self.values) + "\n")
+
+
+def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[[str], None] = print) -> RunResult:
+    """Does what is left of a run.
+
+    Args:
+        run: The run.
+        suite_command: The suite's command line, for the record.
+        gpus: Trained by torchrun on so many, where it is more than one.
+        report: Gets a line of progress now and then.
+
+    Returns:
+        Its record, which is also in ``result.json``.
+
+    Raises:
+        RunFailedError: A step failed; ``failed.json`` has the last lines of its log.
+        DiskFullError: Nothing can be written any more.
+        SuiteError: Another process works on it.
+    """
+    with locked(run.folder / "run.lock", str(run.folder)), _disk_full_is_told(run.folder):
+        if (run.folder / RESULT_FILE).exists():
+            return run.result()
+        (run.folder / FAILED_FILE).unlink(missing_ok=True)
+        state = State(run.folder / "state.json")
+        state.save()
+        _write_config(run)
+        if not state.values["trained"]:
+            _train(run, state, gpus, report)
+        checkpoint = newest_checkpoint(run)
+        if checkpoint is None:
+            raise _failure(run, "train", "the training ended without a whole checkpoint and the validation of its end")
+        report("test")
+        _call(run, _test_command(run, checkpoint), "test")
+        state.save()
+        report("cost, regions and pictures")
+        _call(run, _inspection_command(run, checkpoint), "inspection")
+        state.save()
+        result = _collect(run, state, suite_command, _train_command(run, gpus))
+        result.write(run.folder / RESULT_FILE)
+        for path in checkpoint.parent.glob("*.pth"):  # checkpoint.pth has the weights
+            path.unlink()
+        return result
+
+
+def _write_config(run: Run) -> None:
+    """The run's whole config, as it is trained."""
+    config = Config.fromfile(run.task.config, import_custom_modules=False)
+    config.merge_from_dict(run.options)
+    write_text(run.folder / "config.py", config.pretty_text)
+
+
+def _train(run: Run, state: State, gpus: int, report: Callable[[str], None]) -> None:
+    """From the beginning, or from the last checkpoint."""
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
+        begins, more = "begins", []
+    else:
+        # Named, as the file that mmengine would look into may be half written.
+        begins, more = f"goes on from {checkpoint.name}", ["resume=True", f"load_from={checkpoint}"]
+    report(f"training {begins} ({run.budget} {_plural(run)})")
+    peak = _call(run, [*_train_command(run, gpus), *more], "train", _progress(run, report, state))
+    state.save(trained=True, peak_memory_bytes=max(peak, state.values["peak_memory_bytes"]))
+
+
+def _plural(run: Run) -> str:
+    return {"epoch": "epochs", "iter": "iterations"}[run.unit]
+
+
+def _train_command(run: Run, gpus: int) -> list[str]:
+    launch, launcher = [sys.executable], []
+    if gpus > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"]
+        launcher = ["--launcher", "pytorch"]
+    tool, work_dir = str(tool_path(run.scope, "train.py")), str(run.folder / "training")
+    arguments = [str(run.task.config), "--work-dir", work_dir, *launcher]
+    return [*launch, tool, *arguments, "--cfg-options", *run.cfg_options]
+
+
+def _test_command(run: Run, checkpoint: Path) -> list[str]:
+    tool, work_dir = str(tool_path(run.scope, "test.py")), str(run.folder / "testing")
+    arguments = [str(run.task.config), str(checkpoint), "--work-dir", work_dir]
+    return [sys.executable, tool, *arguments, "--cfg-options", *run.cfg_options]
+
+
+def _inspection_command(run: Run, checkpoint: Path) -> list[str]:
+    shape = map(str, run.task.input_shape)
+    arguments = [str(run.folder), "--checkpoint", str(checkpoint), "--kind", run.task.kind, "--shape", *shape]
+    return [sys.executable, "-m", "drconv_mm.suite.inspection", *arguments]
+
+
+@contextmanager
+def _disk_full_is_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(folder) from error
+        raise
+
+
+def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None] = lambda line: None) -> int:
+    """Runs a step to its end; what it prints goes to ``<step>.log``.
+
+    Returns:
+        Largest resident size of its process, bytes.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL)
+    with (run.folder / f"{step}.log").open("a", encoding="utf-8") as log:
+        log.write(f"$ {shlex.join(command)}\n")
+        # The lock files stay open in it: whoever kills this process alone does not free them.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", close_fds=False
+        )
+        try:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                tail.append(line.rstrip())
+                on_line(line)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if process.returncode:
+        text = "\n".join(tail)
+        if re.search(r"No space left on device|Errno 28|Disk quota exceeded", text):
+            raise DiskFullError(run.folder)
+        code = process.returncode
+        ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise _failure(run, step, f"{step} {ended}", list(tail))
+    return usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
+
+
+def _failure(run: Run, step: str, error: str, tail: list[str] | None = None) -> RunFailedError:
+    log = run.folder / f"{step}.log"
+    document = {"error": error, "step": step, "log": str(log), "last_lines": tail or [], "time": _now()}
+    write_text(run.folder / FAILED_FILE, json.dumps(document, indent=1) + "\n")
+    lines = "".join(f"\n    | {line}" for line in tail or [])
+    return RunFailedError(f"{run.name}: {error}; the end of {log}:{lines}")
+
+
+def _progress(run: Run, report: Callable[[str], None], state: State, every: float = 15.0) -> Callable[[str], None]:
+    """Reads the toolbox's log lines; tells of one now and then."""
+    last = 0.0
+
+    def on_line(line: str) -> None:
+        nonlocal last
+        found = _LINE.search(line)
+        if found is None or time.monotonic() - last < every:
+            return
+        last = time.monotonic()
+        state.save()
+        place = f"epoch {found[2]}/{run.budget}" if found[1] == "Epoch" else f"iteration {found[3]}/{found[4]}"
+        report(f"{place}, loss {found['loss']}, {found['eta']} left")
+
+    return on_line
+
+
+def newest_checkpoint(run: Run) -> Path | None:
+    """The last checkpoint that is whole and by which every validation that was due is logged.
+
+    A checkpoint is written before the validation of the same step, which a resumed training does not make up for.
+    """
+    found = []
+    for path in (run.folder / "training").glob(f"{run.unit}_*.pth"):
+        step = path.stem.rsplit("_", 1)[1]
+        # A torch file is a zip archive, whose table of contents is written last.
+        if step.isdecimal() and zipfile.is_zipfile(path):
+            found.append((int(step), path))
+    validated = len({row["step"] for row in _rows(run.folder) if run.task.metric["name"] in row})
+    for step, path in sorted(found, reverse=True):
+        due = step // run.val_interval + (step == run.budget and step % run.val_interval > 0)
+        if validated >= due:
+            return path
+    return None
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """What the training logged, of all sittings in their order."""
+    rows = []
+    for path in sorted((folder / "training").glob("*/vis_data/scalars.json")):
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # the line at which a training was killed
+                continue
+    return rows
+
+
+def _curves(run: Run) -> tuple[dict[str, list[list[float]]], float]:
+    """Loss and metric by iteration, and the median time of an iteration."""
+    # A resumed training logs some iterations again.
+    training: dict[int, dict[str, Any]] = {}
+    validation: dict[int, float] = {}
+    for row in _rows(run.folder):
+        if "loss" in row:
+            training[row["step"]] = row
+        elif run.task.metric["name"] in row:
+            validation[row["step"]] = row[run.task.metric["name"]]
+    if not training:
+        raise _failure(run, "train", "the training logged no loss: is its budget shorter than the logger's interval?")
+    curves = {
+        "loss": [[step, row["loss"]] for step, row in sorted(training.items())],
+        "metric": [[step, value] for step, value in sorted(validation.items())],
+    }
+    return curves, statistics.median(row["time"] for row in training.values())
+
+
+def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> RunResult:
+    """The record of a run from what its steps left."""
+    tested = max((run.folder / "testing").glob("*/*.json"), key=lambda path: path.stat().st_mtime, default=None)
+    metrics = {} if tested is None else json.loads(tested.read_text())
+    metrics = {name: value for name, value in metrics.items() if name not in _TIMES and isinstance(value, (int, float))}
+    wanted = [run.task.metric["name"], *run.task.baselines.values()]
+    for name in wanted:
+        if name not in metrics:
+            raise _failure(run, "test", f"test.py gave no metric {name!r}, only {sorted(metrics)}")
+    inspection = json.loads((run.folder / INSPECTION_FILE).read_text())
+    curves, seconds_per_iteration = _curves(run)
+    return RunResult(
+        suite=run.suite,
+        task=run.task.name,
+        conv=run.conv,
+        seed=run.seed,
+        task_title=run.task.title,
+        metric=run.task.metric,
+        value=metrics[run.task.metric["name"]],
+        metrics=metrics,
+        baselines={label: metrics[name] for label, name in run.task.baselines.items()},
+        seconds_per_iteration=seconds_per_iteration,
+        peak_memory_bytes=state.values["peak_memory_bytes"],
+        batch_size=run.batch_size,
+        curves=curves,
+        git_commit=git_commit(),
+        command=[_relative(part) for part in command],
+        started=state.values["started"],
+        finished=_now(),
+        seconds=state.values["seconds"],
+        suite_command=suite_command,
+        **inspection,
+    )
+
+
+def _relative(part: str) -> str:
+    """A command's part as one repeats it from the present folder."""
+    path = Path(part)
+    if part == sys.executable:
+        return "python"
+    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else part
+
+
+def git_commit() -> str | None:
+    """The project's commit, with ``+`` behind it where tracked files differ; None outside a clone."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    return (head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")) or None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,223 @@
+"""One call of the suite: checks before anything starts, then the runs, with progress, then the report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .config import Suite
+from .errors import SuiteError
+from .launch import Outcome, executor_for, run_here, run_jobs
+from .lock import locked
+from .matching import match_widths, read_widths
+from .plan import Run, claim, generate_data, make_plan, missing_data, select
+from .report import write_report
+from .results import RunResult
+from .run import RunFailedError
+from .toolbox import tool_path
+
+
+class Session:
+    """A suite in a work dir.
+
+    Args:
+        suite: The suite.
+        convs: Conv types to run, None for all of the suite; likewise ``tasks`` and ``seeds``.
+        tasks: Names of tasks.
+        seeds: Number of seeds.
+        work_dir: Where everything goes; None for ``work_dirs/suite/<name>``.
+        data_root: Folder of the data sets.
+        gpus: GPUs of a run.
+        command: The command line, for the records.
+
+    Raises:
+        SuiteError: A name that is not known; a config that can't be read.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        *,
+        convs: list[str] | None = None,
+        tasks: list[str] | None = None,
+        seeds: int | None = None,
+        work_dir: Path | None = None,
+        data_root: Path = Path("data"),
+        gpus: int = 0,
+        command: str = "",
+    ):
+        self.whole = suite
+        self.suite = select(suite, convs, tasks, seeds)
+        self.work_dir = work_dir or Path("work_dirs/suite") / suite.name
+        self.data_root = data_root
+        self.gpus = gpus
+        self.command = command
+        self.runs = make_plan(self.suite, self.work_dir, data_root, gpus, read_widths(self.work_dir))
+
+    def describe(self) -> str:
+        """The plan as a text: a row a run, what data are missing, and the time it will take where that is known."""
+        known = {id(run): run.result() for run in self.runs if run.state() == "finished"}
+        clock = _Clock(self.runs, known.values())
+        lines = [f"suite {self.suite.name}: {self.suite.title}; {len(self.runs)} runs in {self.work_dir}", ""]
+        lines += ["| task | conv | seed | config | key | budget | batch | state | about |", "|---" * 9 + "|"]
+        for run in self.runs:
+            conv = self.suite.convs[run.conv]
+            value = "-" if conv is None else ", ".join(f"{key}={item}" for key, item in conv.items())
+            key = "" if conv is None else run.task.widen["key"] if "widened_to" in conv else run.task.key
+            seconds = known[id(run)].seconds if id(run) in known else clock.estimate(run)
+            lines.append(
+                f"| {run.task.name} | {run.conv} | {run.seed} | {run.task.config.stem} | {key}: {value} | {run.budget} "
+                f"{'epochs' if run.unit == 'epoch' else 'iterations'} | {run.batch_size} | {run.state()} "
+                f"| {'?' if seconds is None else duration(seconds)} |"
+            )
+        left = [run for run in self.runs if id(run) not in known]
+        total = clock.left(left)
+        lines += ["", f"{len(left)} runs to do" + (f", about {duration(total)}" if total else "")]
+        missing = missing_data(self.suite, self.data_root)
+        lines += [
+            "",
+            f"data under {self.data_root}: " + ("complete" if not missing else "\n".join(["missing", *missing])),
+        ]
+        return "\n".join(lines)
+
+    def run(
+        self, resume: bool, launcher: str = "local", jobs: int = 1, parameters: dict[str, Any] | None = None
+    ) -> list[str]:
+        """Does what is left, and writes the report of all that is finished.
+
+        Returns:
+            For each failed run what went wrong.
+
+        Raises:
+            SuiteError: Something is not as it must be before the start; a full disk.
+            ResultError: A record in the work dir can't be read.
+        """
+        missing = missing_data(self.suite, self.data_root)
+        if missing:
+            raise SuiteError("data are missing, nothing was started:\n  " + "\n  ".join(missing))
+        for run in self.runs:
+            for tool in ("train.py", "test.py"):
+                tool_path(run.scope, tool)
+        with locked(self.work_dir / "suite.lock", f"work dir {self.work_dir}"):
+            done = [run for run in self.runs if run.state() == "finished"]
+            begun = [run for run in self.runs if run.state() in ("started", "failed")]
+            if (done or begun) and not resume:
+                raise SuiteError(
+                    f"{self.work_dir} holds {len(done)} finished and {len(begun)} unfinished of these {len(self.runs)} "
+                    "runs: add --resume to go on, or choose another --work-dir"
+                )
+            results = [run.result() for run in done]
+            claim(self.work_dir, self.suite)
+            generate_data(self.suite, self.data_root)
+            widths = match_widths(self.suite, self.whole.convs, self.work_dir)
+            self.runs = make_plan(self.suite, self.work_dir, self.data_root, self.gpus, widths)
+            left = [run for run in self.runs if run.state() != "finished"]
+            print(
+                f"suite {self.suite.name}: {len(self.runs)} runs, {len(done)} finished, {len(left)} to do", flush=True
+            )
+            progress = _Progress(self.runs, left, results)
+            execute_run = executor_for(self.command, self.gpus)
+            if launcher == "local":
+                outcomes: Iterable[Outcome] = run_here(left, execute_run, progress.step)
+            else:
+                cluster = "slurm" if launcher == "slurm" else "local"
+                options = {"gpus_per_node": self.gpus, **(parameters or {})} if self.gpus else parameters or {}
+                outcomes = run_jobs(left, execute_run, cluster, self.work_dir / "jobs", jobs, options)
+            failed = []
+            for run, outcome in outcomes:
+                progress.end(run, outcome)
+                if isinstance(outcome, RunFailedError):
+                    failed.append(str(outcome))
+            self._write_report()
+        if failed:
+            print(f"\n{len(failed)} of {len(left)} runs failed; --resume tries them again:", flush=True)
+            for message in failed:
+                print(f"  {message.splitlines()[0]}", flush=True)
+        return failed
+
+    def _write_report(self) -> None:
+        """Of all finished runs of the selection."""
+        results = [run.result() for run in self.runs if run.state() == "finished"]
+        if results:
+            baseline = self.suite.baseline
+            written = write_report(
+                self.work_dir,
+                results,
+                self.work_dir / "report",
+                title=self.suite.title,
+                command=self.command,
+                baseline_conv=baseline,
+            )
+            print(f"report: {written[0]}", flush=True)
+
+
+class _Clock:
+    """How long runs take, from those that are finished."""
+
+    def __init__(self, runs: list[Run], results: Iterable[RunResult]):
+        self.seconds: dict[tuple[str, str], list[float]] = {}
+        for result in results:
+            self.add(result)
+
+    def add(self, result: RunResult) -> None:
+        self.seconds.setdefault((result.task, result.conv), []).append(result.seconds)
+
+    def estimate(self, run: Run) -> float | None:
+        """Of the same task and conv type, else of the same task, else of any; None where nothing is known."""
+        same = self.seconds.get((run.task.name, run.conv))
+        task = [value for (name, _), values in self.seconds.items() for value in values if name == run.task.name]
+        every = [value for values in self.seconds.values() for value in values]
+        known = same or task or every
+        return sum(known) / len(known) if known else None
+
+    def left(self, runs: list[Run]) -> float | None:
+        estimates = [self.estimate(run) for run in runs]
+        return None if None in estimates else sum(estimates)
+
+
+class _Progress:
+    """Prints a line at the start and the end of a run, and now and then between."""
+
+    def __init__(self, runs: list[Run], left: list[Run], results: list[RunResult]):
+        self.number = {run.name: f"[{index}/{len(runs)}]" for index, run in enumerate(runs, 1)}
+        self.left = list(left)
+        self.clock = _Clock(runs, results)
+        self.begin: dict[str, float] = {}
+
+    def step(self, run: Run, text: str) -> None:
+        """While a run goes on."""
+        begin = self.begin.setdefault(run.name, time.monotonic())
+        rest = self.clock.left([other for other in self.left if other is not run])
+        own = self.clock.estimate(run)
+        if rest is not None and own is not None:
+            rest += max(0.0, own - (time.monotonic() - begin))
+            text += f"; suite: about {duration(rest)} left"
+        print(f"{self.number[run.name]} {run.name}: {text}", flush=True)
+
+    def end(self, run: Run, outcome: RunResult | RunFailedError) -> None:
+        """When it has ended."""
+        self.left = [other for other in self.left if other is not run]
+        if isinstance(outcome, RunFailedError):
+            print(f"{self.number[run.name]} FAILED {outcome}", flush=True)
+            return
+        self.clock.add(outcome)
+        metric = outcome.metric
+        value = "nan" if math.isnan(outcome.value) else f"{outcome.value:.4g}"
+        rest = self.clock.left(self.left)
+        more = f"; suite: about {duration(rest)} left" if rest else ""
+        print(
+            f"{self.number[run.name]} {run.name}: {metric['label']} {value}{metric['unit'] and ' ' + metric['unit']} "
+            f"in {duration(outcome.seconds)}{more}",
+            flush=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """For people: ``'45 s'``, ``'12 min'``, ``'3 h 20 min'``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
