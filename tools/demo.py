@@ -23,7 +23,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import drconv_mm
-from drconv_mm.datasets.sample_detection import CLASSES, PALETTE, generate_sample_detection
+from drconv_mm.datasets.drawing import CLASSES, PALETTE
+from drconv_mm.datasets.sample_detection import generate_sample_detection
 from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import RegionRecorder, color_regions, region_entropy, region_shares, save_picture
 

@@ -10,6 +10,43 @@ import cv2
 import numpy as np
 
 CLASSES = ("stripes_above", "stripes_below", "stripes_core", "stripes_rim")
+PALETTE = [(230, 85, 13), (49, 130, 189), (49, 163, 84), (117, 107, 177)]
+# An object that is covered more than this much is not placed.
+_MIN_VISIBLE = 0.4
+
+
+def draw_scene(
+    rng: np.random.Generator, size: tuple[int, int]
+) -> tuple[np.ndarray, list[tuple[np.ndarray, int, bool]]]:
+    """A picture [H, W, 3] (uint8) and its objects as (visible mask [H, W], class index, crowd), back to front.
+
+    Objects cover one another; in some scenes the first is a crowd, a heap of tiny ones of one class.
+    """
+    width, height = size
+    picture = draw_background(rng, size)
+    objects: list[tuple[np.ndarray, int, bool]] = []
+    full: list[int] = []
+    if rng.random() < 0.3:
+        label = int(rng.integers(len(CLASSES)))
+        heap = np.zeros((height, width), bool)
+        middle = rng.uniform(0.15, 0.85, 2) * size
+        for _ in range(int(rng.integers(12, 20))):
+            place = middle + rng.normal(0, 0.07, 2) * min(size)
+            heap |= draw_object(rng, picture, label, place, rng.uniform(0.035, 0.05, 2) * min(size))
+        objects.append((heap, label, True))
+        full.append(int(heap.sum()))
+    for _ in range(int(rng.integers(3, 8))):
+        label, radii = int(rng.integers(len(CLASSES))), rng.uniform(0.1, 0.2, 2) * min(size)
+        before, place = picture.copy(), rng.uniform(0.08, 0.92, 2) * size
+        mask = draw_object(rng, picture, label, place, radii)
+        left = [earlier & ~mask for earlier, _, _ in objects]
+        if any(part.sum() < _MIN_VISIBLE * whole for part, whole in zip(left, full, strict=True)):
+            picture[:] = before
+            continue
+        objects = [(part, *rest) for part, (_, *rest) in zip(left, objects, strict=True)] + [(mask, label, False)]
+        full.append(int(mask.sum()))
+    noisy = cv2.GaussianBlur(picture, (3, 3), 0.6) + rng.normal(0, 5, picture.shape)
+    return noisy.clip(0, 255).astype(np.uint8), objects
 
 
 def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

@@ -17,12 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .drawing import CLASSES, draw_background, draw_object
+from .drawing import CLASSES, draw_scene
 from .generated import SPLITS, new_data_set
-
-PALETTE = [(230, 85, 13), (49, 130, 189), (49, 163, 84), (117, 107, 177)]
-# An object that is covered more than this much is not placed.
-_MIN_VISIBLE = 0.4
 
 
 def generate_sample_detection(
@@ -60,7 +56,7 @@ def _write_split(folder: Path, split: str, count: int, size: tuple[int, int], se
     (folder / split).mkdir()
     (folder / "annotations").mkdir(exist_ok=True)
     for index in range(count):
-        picture, objects = _scene(np.random.default_rng([seed, SPLITS.index(split), index]), size)
+        picture, objects = draw_scene(np.random.default_rng([seed, SPLITS.index(split), index]), size)
         name = f"{index:06d}.png"
         (folder / split / name).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         images.append({"id": index, "file_name": name, "width": size[0], "height": size[1]})
@@ -100,35 +96,6 @@ def _run_lengths(mask: np.ndarray) -> dict:
     changes = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=False))
     runs = np.diff(np.concatenate([[0], changes, [mask.size]]))
     return {"size": list(mask.shape), "counts": runs.tolist()}
-
-
-def _scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[tuple[np.ndarray, int, bool]]]:
-    """A picture [H, W, 3] (uint8) and its objects as (visible mask [H, W], class index, crowd), back to front."""
-    width, height = size
-    picture = draw_background(rng, size)
-    objects: list[tuple[np.ndarray, int, bool]] = []
-    full: list[int] = []
-    if rng.random() < 0.3:
-        label = int(rng.integers(len(CLASSES)))
-        heap = np.zeros((height, width), bool)
-        middle = rng.uniform(0.15, 0.85, 2) * size
-        for _ in range(int(rng.integers(12, 20))):
-            place = middle + rng.normal(0, 0.07, 2) * min(size)
-            heap |= draw_object(rng, picture, label, place, rng.uniform(0.035, 0.05, 2) * min(size))
-        objects.append((heap, label, True))
-        full.append(int(heap.sum()))
-    for _ in range(int(rng.integers(3, 8))):
-        label, radii = int(rng.integers(len(CLASSES))), rng.uniform(0.1, 0.2, 2) * min(size)
-        before, place = picture.copy(), rng.uniform(0.08, 0.92, 2) * size
-        mask = draw_object(rng, picture, label, place, radii)
-        left = [earlier & ~mask for earlier, _, _ in objects]
-        if any(part.sum() < _MIN_VISIBLE * whole for part, whole in zip(left, full, strict=True)):
-            picture[:] = before
-            continue
-        objects = [(part, *rest) for part, (_, *rest) in zip(left, objects, strict=True)] + [(mask, label, False)]
-        full.append(int(mask.sum()))
-    noisy = cv2.GaussianBlur(picture, (3, 3), 0.6) + rng.normal(0, 5, picture.shape)
-    return noisy.clip(0, 255).astype(np.uint8), objects
 
 
 def main() -> None:

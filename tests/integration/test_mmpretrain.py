@@ -67,8 +67,10 @@ def short(images: tuple[Path, int]) -> dict:
     }
 
 
-@pytest.mark.parametrize("suffix", ["8xb128_in1k", "caltech20-96x96"])
-@pytest.mark.parametrize("network", NETWORKS)
+PAIRS = [(network, suffix) for network in NETWORKS for suffix in ("8xb128_in1k", "caltech20-96x96")]
+
+
+@pytest.mark.parametrize("network, suffix", [*PAIRS, ("shufflenet-v2-0.5x", "sample-64x64")])
 def test_a_pair_differs_in_one_key(network, suffix):
     standard, dynamic = (Config.fromfile(CONFIGS / f"{network}{kind}_{suffix}.py") for kind in ("", "-drconv"))
     assert "conv_cfg" not in standard.model.backbone
@@ -97,6 +99,21 @@ def test_trains_and_tests_on_real_images(tmp_path, images, config, key):
             assert not torch.equal(first[name], second[name]), f"{name} did not change"
     output = run(command("mmpretrain", "test.py", f"work/{path.name}", "work/epoch_2.pth"), tmp_path)
     assert re.search(r"accuracy/top1: [\d.]+", output)
+
+
+@pytest.mark.parametrize("kind", ["", "-drconv"])
+def test_generated_objects_train_and_test(tmp_path, kind):
+    generate_sample_classification(tmp_path / "data/sample_classification", 8, 4)
+    path = CONFIGS / f"shufflenet-v2-0.5x{kind}_sample-64x64.py"
+    values = {"env_cfg.dist_cfg.backend": "gloo", "train_cfg.max_epochs": 2, "train_cfg.val_interval": 2}
+    values.update({"default_hooks.checkpoint.interval": 2, "train_dataloader.batch_size": 16})
+    for loader in ("train", "val", "test"):
+        values[f"{loader}_dataloader.num_workers"], values[f"{loader}_dataloader.persistent_workers"] = 0, False
+    output = run(command("mmpretrain", "train.py", path, "--work-dir", "work", options=values), tmp_path)
+    assert bool(re.search(r"\d+ of \d+ convolutions are DRConv", output)) == bool(kind)
+    (validated,) = re.findall(r"Epoch\(val\) \[2\].*accuracy/top1: ([\d.]+)", output)
+    tested = run(command("mmpretrain", "test.py", f"work/{path.name}", "work/epoch_2.pth"), tmp_path)
+    assert re.findall(r"accuracy/top1: ([\d.]+)", tested)[-1] == validated
 
 
 @pytest.mark.parametrize("kind", ["", "-drconv"])

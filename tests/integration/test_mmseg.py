@@ -14,6 +14,7 @@ from mmengine.model import revert_sync_batchnorm
 from PIL import Image, ImageDraw
 
 from drconv_mm import DRConv2d
+from drconv_mm.datasets.sample_segmentation import generate_sample_segmentation
 
 from ..conftest import SHARED
 from .toolbox import command, run
@@ -21,7 +22,7 @@ from .toolbox import command, run
 pytestmark = pytest.mark.integration
 
 CONFIGS = Path(__file__).parents[2] / "configs/segmentation"
-CITYSCAPES, CAMVID = "80k_cityscapes-512x1024", "camvid-240x180"
+CITYSCAPES, CAMVID, SAMPLE = "80k_cityscapes-512x1024", "camvid-240x180", "sample-160x120"
 # Number of dynamic layers by pair, with the default choice of layers.
 PAIRS = {
     ("fcn_mobilenet-v2-d8", f"4xb4-{CITYSCAPES}"): 26,
@@ -33,6 +34,7 @@ PAIRS = {
     ("fast_scnn", "8xb4-160k_cityscapes-512x1024"): 6,
     ("fcn_mobilenet-v2-d8", CAMVID): 26,
     ("fast_scnn", CAMVID): 6,
+    ("fcn_mobilenet-v2-d8", SAMPLE): 26,
 }
 FULL_SCALE = CONFIGS / f"fcn_mobilenet-v2-d8-drconv_4xb4-{CITYSCAPES}.py"
 NUM_CLASSES = 19
@@ -185,7 +187,7 @@ def test_the_dynamic_layers_of_a_pair_learn(network, suffix):
     assert all(name.startswith("backbone.") for name in layers)
     samples = [SegDataSample() for _ in range(2)]
     for sample in samples:
-        sample.set_data({"gt_sem_seg": _pixels(torch.randint(NUM_CLASSES, (1, 64, 128)))})
+        sample.set_data({"gt_sem_seg": _pixels(torch.randint(model.num_classes, (1, 64, 128)))})
     images = [torch.randint(256, (3, 64, 128), dtype=torch.uint8) for _ in samples]
     losses = model(**model.data_preprocessor({"inputs": images, "data_samples": samples}, True), mode="loss")
     model.parse_losses(losses)[0].backward()
@@ -363,6 +365,28 @@ def test_a_short_training_beats_the_commonest_class(tmp_path, frames):
     mean = np.mean(list(ious.values()))
     print(f"mIoU {mean:.2f} over {len(ious)} classes (mmseg says {reported}); commonest class: {baseline:.2f}")
     assert mean > 3 * baseline
+
+
+@pytest.mark.parametrize("kind", ["", "-drconv"])
+def test_generated_scenes_train_and_test(tmp_path, kind):
+    generate_sample_segmentation(tmp_path / "data/sample_segmentation", num_train=8, num_val=2)
+    values = {
+        "env_cfg.dist_cfg.backend": "gloo",
+        "default_hooks.logger.interval": 1,
+        "train_cfg.max_iters": 2,
+        "train_cfg.val_interval": 2,
+        "train_dataloader.batch_size": 4,
+    }
+    for loader in ("train", "val", "test"):
+        values[f"{loader}_dataloader.num_workers"], values[f"{loader}_dataloader.persistent_workers"] = 0, False
+    path = path_of("fcn_mobilenet-v2-d8", SAMPLE, kind)
+    output = run(command("mmseg", "train.py", path, "--work-dir", "work", options=values), tmp_path)
+    assert ("26 of 51 convolutions are DRConv" in output) == bool(kind)
+    (validated,) = re.findall(r"Iter\(val\) \[2/2\].*(mIoU: [\d.]+)", output)
+    tested = run(command("mmseg", "test.py", f"work/{path.name}", "work/iter_2.pth"), tmp_path)
+    assert re.findall(r"Iter\(test\) \[2/2\].*(mIoU: [\d.]+)", tested) == [validated]
+    rows = re.findall(r"\| +(background|stripes_\w+) +\|", tested)
+    assert rows == ["background", "stripes_above", "stripes_below", "stripes_core", "stripes_rim"]
 
 
 @pytest.mark.slow
