@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-import torch
-from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 
 from drconv_mm.evaluation.verification import FaceVerification, fold_accuracy, pixel_cosines, stratified_folds
+
+from .loop import evaluate
 
 
 def test_stratified_folds_by_hand():
@@ -85,18 +85,6 @@ def lfw_mini(folder) -> tuple[np.ndarray, dict]:
     return np.stack(images), pairs
 
 
-def evaluate(metric, embeddings, meta, images=None, order=None, batch=7) -> dict:
-    """Runs a metric as a loop does: batches of samples, then one evaluation."""
-    evaluator = Evaluator(metric)
-    evaluator.dataset_meta = meta
-    order = list(range(len(embeddings))) if order is None else order
-    for start in range(0, len(order), batch):
-        indices = order[start : start + batch]
-        data_batch = {} if images is None else dict(inputs=torch.from_numpy(images[indices]))
-        evaluator.process([dict(embedding=torch.as_tensor(embeddings[i]), index=i) for i in indices], data_batch)
-    return evaluator.evaluate(len(order))
-
-
 def test_raw_pixels_of_real_faces_give_61_9_percent(shared_data):
     images, pairs = lfw_mini(shared_data / "lfw_mini")
     embeddings = np.random.default_rng(0).normal(size=(len(images), 8)).astype(np.float32)
@@ -118,15 +106,6 @@ def meta(**changes) -> dict:
     size = len(DEGREES)
     pairs = dict(first=2 * np.arange(size), second=2 * np.arange(size) + 1, same=np.arange(size) < 4, folds=FOLDS)
     return dict(pairs={**pairs, **changes})
-
-
-@pytest.fixture
-def log_file(tmp_path):
-    """The log of a run, in its folder."""
-    file = tmp_path / "run" / "run.log"
-    file.parent.mkdir()
-    MMLogger.get_instance(str(tmp_path), log_file=str(file))
-    return file
 
 
 def test_metric_by_hand(log_file):
@@ -181,7 +160,7 @@ def test_pixels_are_evaluated_beside_the_network():
 
 def test_errors_of_the_data_set():
     metric = FaceVerification(pixel_baseline=False)
-    with pytest.raises(ValueError, match="FaceVerification needs 'pairs' in .*, which has 'classes'; .* FacePairs"):
+    with pytest.raises(ValueError, match="FaceVerification needs 'pairs' in .*, which has 'classes'; .*FacePairs"):
         evaluate(metric, EMBEDDINGS, dict(classes=("a",)))
     metric = FaceVerification(pixel_baseline=False)
     with pytest.raises(ValueError, match="got 14 and 0; add the missing kind"):
