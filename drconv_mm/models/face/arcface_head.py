@@ -27,8 +27,8 @@ class ArcFaceHead(BaseModule):
     The own class's cosine becomes ``cos(m1 * angle + m2) - m3`` (Deng et al., ArcFace, CVPR 2019, eq. 3 and 4; see
     `cosine_with_margins` for what happens beyond pi): ArcFace is ``margins=(1, 0.5, 0)``, CosFace ``(1, 0, 0.35)``,
     SphereFace ``(m1, 0, 0)``. With ``sub_centers`` above 1 a class has several centres and the nearest counts (Deng et
-    al., Sub-center ArcFace, ECCV 2020, section 3.2). Everything is computed in float32 at least, under autocast too:
-    rounding a cosine to bfloat16 moves a logit by up to ``scale / 256``.
+    al., Sub-center ArcFace, ECCV 2020, section 3). Everything is computed in float32 at least, under autocast too:
+    rounding a cosine to bfloat16 moves a logit by up to ``scale / 512``.
 
     With ``sharded=True`` under torch.distributed each process holds the centres of a contiguous range of classes only,
     and ``sample_rate`` below 1 takes part of the classes without an image in the batch at each step (An et al., Partial
