@@ -176,7 +176,7 @@ def cost_plot(task: Task, looks: Looks, cost: str) -> Plot:
 
 
 def curve_plot(task: Task, looks: Looks, curve: str) -> Plot | None:
-    """The ``'loss'`` or ``'metric'`` while training, or None where none was logged: a thin line a seed, a thick mean."""
+    """The ``'loss'`` or ``'metric'`` while training, or None where none was logged: a thin line a seed, thick means."""
     label = "training loss" if curve == "loss" else task.metric_name
     found = []
     with matplotlib.rc_context(_STYLE):
@@ -209,7 +209,7 @@ def curve_plot(task: Task, looks: Looks, curve: str) -> Plot | None:
         axes.set_ylabel(label)
         _legend(figure, task.rows, looks, marker=curve != "loss")
         svg = _svg(figure)
-    caption = f"{label[0].upper()}{label[1:]} while training: thin lines are seeds, thick ones their mean."
+    caption = f"{label[0].upper()}{label[1:]} by iteration: thin lines are seeds, thick ones their mean."
     return Plot(f"{task.name}_{curve}", svg, f"{label}, from first to last: {', '.join(found)}.", caption)
 
 
