@@ -19,3 +19,57 @@ except ImportError:  # networks need mmengine and mmcv
     pass
 else:
     __all__ += ["DRConvShuffleNetV2", "MobileNetV1"]
+
+try:
+    from .models.face import FaceDataPreprocessor, FaceRecognizer, IResNet, LinearEmbedding, MobileFaceNet
+    from .models.face.arcface_head import ArcFaceHead
+except ImportError:  # as above
+    pass
+else:
+    __all__ += [
+        "ArcFaceHead",
+        "FaceDataPreprocessor",
+        "FaceRecognizer",
+        "IResNet",
+        "LinearEmbedding",
+        "MobileFaceNet",
+    ]
+
+try:
+    from .datasets.face import (
+        FaceBin,
+        FaceFolder,
+        FaceIdentities,
+        FacePairs,
+        FaceRecords,
+        FaceTemplates,
+        LoadFace,
+        PackFace,
+        RandomBrightnessContrast,
+        RandomShift,
+    )
+    from .engine.face_hooks import MarginWarmupHook, ShardedCheckpointHook
+    from .engine.verification_loops import VerificationTestLoop, VerificationValLoop
+    from .evaluation import FaceIdentification, FaceTemplateVerification, FaceVerification
+except ImportError:  # data sets and metrics need OpenCV and matplotlib too
+    pass
+else:
+    __all__ += [
+        "FaceBin",
+        "FaceFolder",
+        "FaceIdentification",
+        "FaceIdentities",
+        "FacePairs",
+        "FaceRecords",
+        "FaceTemplateVerification",
+        "FaceTemplates",
+        "FaceVerification",
+        "LoadFace",
+        "MarginWarmupHook",
+        "PackFace",
+        "RandomBrightnessContrast",
+        "RandomShift",
+        "ShardedCheckpointHook",
+        "VerificationTestLoop",
+        "VerificationValLoop",
+    ]

@@ -2,7 +2,8 @@
 """Train what a config describes, with the tool of the toolbox that it belongs to.
 
 The config's `default_scope` names the toolbox: mmdet, mmseg or mmpretrain. That package's own train.py runs, unmodified
-and with the same arguments, so all options are the toolbox's own: `tools/train.py CONFIG --help` lists them.
+and with the same arguments, so all options are the toolbox's own: `tools/train.py CONFIG --help` lists them. Configs of
+no toolbox say mmengine, such as those of face recognition; the train.py of whichever toolbox is installed runs them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TOOLBOXES = ("mmdet", "mmseg", "mmpretrain")
+# The toolboxes' tools build a Runner from any config. Of a config that is nobody's, this one's come first.
+NOBODY, ANYBODY = "mmengine", ("mmpretrain", "mmdet", "mmseg")
 
 
 def find_config(arguments: list[str]) -> str | None:
@@ -57,18 +60,20 @@ def find_tool(config: str, tool: str) -> Path:
         remedy = "install what is missing, or name the base config in `_base_` by its path"
         raise ValueError(f"config {config!r} cannot be read: {error}; {remedy}") from error
     if scope is None:
-        remedy = f"add `default_scope = 'mmdet'`, or whichever of {known} it is for"
+        remedy = f"add `default_scope = 'mmdet'`, or whichever of {known} it is for ('{NOBODY}' for none of them)"
         raise ValueError(f"config {config!r} has no default_scope, which names its toolbox; {remedy}")
-    if scope not in TOOLBOXES:
-        remedy = f"expected one of {known}; run that toolbox's own {tool}, or correct the config"
+    if scope not in (*TOOLBOXES, NOBODY):
+        remedy = f"expected one of {known}, {NOBODY}; run that toolbox's own {tool}, or correct the config"
         raise ValueError(f"config {config!r} has default_scope={scope!r}, which is no known toolbox; {remedy}")
-    folder = mim_folder(scope)
-    if folder is None:
-        raise ValueError(f"config {config!r} has default_scope={scope!r}, but {scope} is not installed; {install}")
-    path = folder / "tools" / tool
+    toolboxes = ANYBODY if scope == NOBODY else (scope,)
+    folders = [folder for folder in map(mim_folder, toolboxes) if folder is not None]
+    if not folders:
+        missing = f"none of {known} is installed" if scope == NOBODY else f"{scope} is not installed"
+        raise ValueError(f"config {config!r} has default_scope={scope!r}, but {missing}; {install}")
+    path = folders[0] / "tools" / tool
     if not path.is_file():
         remedy = "install it again, as a built package"
-        raise ValueError(f"config {config!r} needs {scope}'s {tool}, but {path} is missing; {remedy}")
+        raise ValueError(f"config {config!r} needs {folders[0].parent.name}'s {tool}, but {path} is missing; {remedy}")
     return path
 
 

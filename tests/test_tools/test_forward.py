@@ -66,6 +66,17 @@ def test_arguments_and_exit_status_pass_through(tmp_path, recorders, tool, scope
     assert (name, first, main) == ("__main__", str(expected.parent), str(expected))
 
 
+@pytest.mark.parametrize("installed, expected", [(TOOLBOXES, "mmpretrain"), (("mmdet", "mmseg"), "mmdet")])
+def test_a_config_of_no_toolbox_runs_by_one_that_is_there(tmp_path, recorders, installed, expected):
+    path = config(tmp_path, "default_scope = 'mmengine'\n")
+    missing = [name for name in TOOLBOXES if name not in installed]
+    code = f"import sys, runpy; sys.modules.update(dict.fromkeys({missing})); sys.argv = ['train.py', {str(path)!r}]; "
+    code += f"runpy.run_path({str(ROOT / 'tools/train.py')!r}, run_name='__main__')"
+    done = run(sys.executable, "-c", code, PYTHONPATH=recorders)
+    assert done.returncode == 7, done.stderr
+    assert json.loads(done.stdout)[1] == [str(recorders / expected / ".mim/tools/train.py"), str(path)]
+
+
 @pytest.mark.parametrize("tool", ["train.py", "test.py"])
 def test_help_says_whose_options_there_are(tool):
     done = call(tool, "--help")
@@ -109,6 +120,12 @@ class TestErrors:
         code += f"runpy.run_path({str(ROOT / 'tools/train.py')!r}, run_name='__main__')"
         done = run(sys.executable, "-c", code)
         fails(done, "default_scope='mmseg', but mmseg is not installed", "pip install drconv_mm[onedl]")
+
+    def test_no_toolbox_at_all(self, tmp_path):
+        path = config(tmp_path, "default_scope = 'mmengine'\n")
+        code = f"import sys, runpy; sys.modules.update(dict.fromkeys({TOOLBOXES})); sys.argv = ['train.py', "
+        code += f"{str(path)!r}]; runpy.run_path({str(ROOT / 'tools/train.py')!r}, run_name='__main__')"
+        fails(run(sys.executable, "-c", code), "none of mmdet, mmseg, mmpretrain is installed", "make env")
 
     def test_a_toolbox_without_its_tools(self, tmp_path, recorders):
         (recorders / "mmdet/.mim/tools/train.py").unlink()

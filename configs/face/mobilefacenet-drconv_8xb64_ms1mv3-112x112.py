@@ -1,0 +1,3 @@
+_base_ = "mobilefacenet_8xb64_ms1mv3-112x112.py"
+
+model = dict(backbone=dict(conv_cfg=dict(type="drconv_mm.DRConv")))

@@ -1,0 +1,12 @@
+# Drawn faces: python -m drconv_mm.datasets.sample_faces data/sample_faces
+_base_ = ["../_base_/models/mobilefacenet_arcface.py", "../_base_/face_folders_112x112.py"]
+
+data_root = "data/sample_faces"
+model = dict(
+    backbone=dict(widen_factor=0.5),
+    neck=dict(in_channels=256),
+    head=dict(num_classes=40, scale=32.0, margins=(1.0, 0.3, 0.0)),
+)
+train_dataloader = dict(dataset=dict(data_root=data_root))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
