@@ -114,10 +114,14 @@ def check_pairs(pairs: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.nd
         First and second member, int64 ``[P]``, and whether they are the same person, bool ``[P]``.
 
     Raises:
-        ValueError: No pairs, or pairs of one kind only.
+        ValueError: No pairs, pairs of one kind only, or lists of different lengths.
     """
     first, second = (np.asarray(pairs[key], dtype=np.int64) for key in ("first", "second"))
     same = np.asarray(pairs["same"], dtype=bool)
+    if not len(first) == len(second) == len(same):
+        raise ValueError(
+            f"pairs must be lists of one length, got {len(first)} first, {len(second)} second, {len(same)} same"
+        )
     num_same = int(same.sum())
     if not 0 < num_same < len(same):
         raise ValueError(

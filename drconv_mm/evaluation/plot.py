@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from mmengine.logging import MMLogger
 
 from .roc import tar_at_far
@@ -39,6 +38,8 @@ def draw_roc(path: str | Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray
     Returns:
         The file written.
     """
+    from matplotlib.figure import Figure  # here, for it takes long to import and few draw
+
     log_file = MMLogger.get_current_instance().log_file
     path = Path(log_file).parent / path if log_file else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -136,8 +136,9 @@ class FaceVerification(EmbeddingMetric):
         super().process(data_batch, data_samples)
         if self.pixel_baseline:
             images: Sequence[Tensor] = data_batch["inputs"]
+            # Copied: a batch from a worker lies in shared memory, of which a process may hold only so many pieces.
             self.results[-1] = [
-                (*sample, image.cpu().numpy()) for sample, image in zip(self.results[-1], images, strict=True)
+                (*sample, image.cpu().numpy().copy()) for sample, image in zip(self.results[-1], images, strict=True)
             ]
 
     def compute_metrics(self, results: list) -> dict[str, float]:

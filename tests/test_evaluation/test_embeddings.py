@@ -52,3 +52,8 @@ def test_pairs_of_one_kind_are_refused(same):
     pairs = dict(first=np.zeros(len(same)), second=np.ones(len(same)), same=same)
     with pytest.raises(ValueError, match=f"got {sum(same)} and {len(same) - sum(same)}; add the missing kind"):
         check_pairs(pairs)
+
+
+def test_pairs_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="lists of one length, got 2 first, 3 second, 2 same"):
+        check_pairs(dict(first=[0, 1], second=[1, 2, 3], same=[True, False]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.logging import MMLogger
 
 from drconv_mm.evaluation.verification import FaceVerification, fold_accuracy, pixel_cosines, stratified_folds
@@ -156,6 +157,14 @@ def test_pixels_are_evaluated_beside_the_network():
     expected = evaluate(FaceVerification(pixel_baseline=False), EMBEDDINGS, meta())
     assert metrics["face/pixels/accuracy"] == pytest.approx(expected["face/accuracy"])
     assert metrics["face/accuracy"] != pytest.approx(expected["face/accuracy"])
+
+
+def test_images_are_kept_when_the_batch_is_gone():
+    metric, images = FaceVerification(), torch.from_numpy(images_of(EMBEDDINGS))
+    metric.dataset_meta = meta()
+    metric.process(dict(inputs=images), [dict(embedding=torch.ones(2), index=i) for i in range(len(images))])
+    images.zero_()
+    assert metric.evaluate(len(images))["face/pixels/accuracy"] == pytest.approx(100 * (6 / 8 + 4 / 6) / 2)
 
 
 def test_errors_of_the_data_set():
