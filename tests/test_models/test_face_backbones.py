@@ -150,10 +150,13 @@ def test_which_convolutions_are_dynamic():
     ]
     assert dynamic_names(model) == [*bottlenecks, "layers.5.conv"] and len(bottlenecks) == 30
     assert dynamic_names(MobileFaceNet(conv_cfg=dict(DRCONV, apply_to=dict(kernel_size=1)))) == dynamic_names(model)
+    face = "drconv_mm.models.face"
     by_name = Retrofit(
-        drconv=dict(model_type="drconv_mm.models.face.MobileFaceNet", include="layers.[0-4].*"), input_size=112
+        drconv=dict(model_type=f"{face}.FaceRecognizer", include="backbone.layers.[0-4].*"),
+        backbone=dict(type=f"{face}.MobileFaceNet"),
+        neck=dict(type=f"{face}.LinearEmbedding", in_channels=512, embedding_size=128),
     )
-    assert dynamic_names(by_name) == bottlenecks
+    assert dynamic_names(by_name) == [f"backbone.{name}" for name in bottlenecks]
     shortcuts = [f"layer{stage}.0.downsample.0" for stage in (1, 2, 3)]
     first = [f"layer1.{block}.conv{number}" for block in (0, 1) for number in (1, 2)]
     assert sorted(dynamic_names(IResNet(18, conv_cfg=DRCONV))) == sorted(shortcuts + first)

@@ -56,7 +56,7 @@ class MobileFaceNet(StagedBackbone):
 
     ``conv_cfg=dict(type='drconv_mm.DRConv')`` makes the 1x1 convolutions dynamic, which is the DRConv paper's setting:
     the 30 of the bottlenecks, and the one to 512 channels, whose geometry a bottleneck has too. The stem and depthwise
-    convolutions stay plain by the default ``apply_to``; ``apply_to=dict(kernel_size=1)`` says the same by name. The
+    convolutions stay plain by the default ``apply_to``, and ``apply_to=dict(kernel_size=1)`` chooses the same ones. The
     bottlenecks alone: ``drconv_mm.Retrofit`` with ``include='backbone.layers.[0-4].*'``.
 
     Args:
