@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -88,14 +88,11 @@ class ShardedCheckpointHook(CheckpointHook):
             ValueError: The optimizer wrapper clips gradients or is several in one, and the centres are sharded.
         """
         super().before_train(runner)
-        if any(head.sharded for head in _heads(runner.model)):
-            if not isinstance(runner.optim_wrapper, OptimWrapper):
-                raise ValueError("sharded class centres need one optimizer for the whole model, not several")
-            if runner.optim_wrapper.clip_grad_kwargs:
-                raise ValueError(
-                    "optim_wrapper.clip_grad would scale the gradients of each process by the norm of its own class "
-                    "centres, and the copies of the backbone would part; remove it, or set head.sharded=False"
-                )
+        if any(self._sharded(runner)) and runner.optim_wrapper.clip_grad_kwargs:
+            raise ValueError(
+                "optim_wrapper.clip_grad would scale the gradients of each process by the norm of its own class "
+                "centres, and the copies of the backbone would part; remove it, or set head.sharded=False"
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the optimizer states of all processes into the checkpoint; on process 0 only."""
@@ -142,10 +139,15 @@ class ShardedCheckpointHook(CheckpointHook):
     @staticmethod
     def _sharded(runner: Runner) -> Iterator[tuple[int, ArcFaceHead]]:
         """Each head with shards, after the position of its weight in the optimizer's state dict (-1: not in it)."""
-        parameters = [id(p) for group in runner.optim_wrapper.param_groups for p in group["params"]]
-        for head in _heads(runner.model):
-            if head.sharded:
-                yield parameters.index(id(head.weight)) if id(head.weight) in parameters else -1, head
+        heads = [head for head in _heads(runner.model) if head.sharded]
+        if heads and isinstance(runner.optim_wrapper, OptimWrapperDict):
+            raise ValueError(
+                "sharded class centres need one optimizer for the whole model, and optim_wrapper holds "
+                f"{list(runner.optim_wrapper.keys())}; use one, or set head.sharded=False"
+            )
+        for head in heads:
+            parameters = [id(p) for group in runner.optim_wrapper.param_groups for p in group["params"]]
+            yield parameters.index(id(head.weight)) if id(head.weight) in parameters else -1, head
 
 
 def _is_of_rows(value: object, rows: int) -> bool:

@@ -8,6 +8,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
@@ -50,6 +51,7 @@ def make_runner(
     batch_size=4,
     optimizer="sgd",
     clip_grad=None,
+    optim_wrapper=None,
     checkpoint=None,
     **kwargs,
 ):
@@ -64,7 +66,7 @@ def make_runner(
             collate_fn=dict(type="default_collate"),
         ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs) if by_epoch else dict(by_epoch=False, max_iters=2 * epochs),
-        optim_wrapper=dict(optimizer=OPTIMIZERS[optimizer], clip_grad=clip_grad),
+        optim_wrapper=optim_wrapper or dict(optimizer=OPTIMIZERS[optimizer], clip_grad=clip_grad),
         default_hooks=dict(checkpoint=dict(checkpoint or dict(type="CheckpointHook"), interval=1, by_epoch=by_epoch)),
         randomness=dict(seed=0),
         default_scope="mmengine",
@@ -146,17 +148,15 @@ def train_in_one(folder, **kwargs):
     make_runner(folder, **kwargs).train()
 
 
-def train_in_two(folder, hook="drconv_mm.engine.face_hooks.ShardedCheckpointHook", **kwargs):
-    kwargs = dict(dict(checkpoint=dict(type=hook)), **kwargs)
-    runner = make_runner(
-        folder,
+def train_in_two(folder, **kwargs):
+    defaults = dict(
         model=dict(type=Recognizer, sharded=True),
+        checkpoint=dict(type="drconv_mm.engine.face_hooks.ShardedCheckpointHook"),
         batch_size=2,  # a half of the other runs'
         launcher="pytorch",
         cfg=dict(model_wrapper_cfg=dict(device_ids=None)),  # mmengine's own choice is for GPUs
-        **kwargs,
     )
-    runner.train()
+    make_runner(folder, **dict(defaults, **kwargs)).train()
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
@@ -207,6 +207,13 @@ def _in_two_processes(rank, folder):
     )
     # Only process 0 writes checkpoints, so only there it can fail; the other has come to the end.
     with pytest.raises(RuntimeError, match="ShardedCheckpointHook") if rank == 0 else nullcontext():
-        train_in_two(folder / "plain_hook", hook="CheckpointHook", epochs=1)
+        train_in_two(folder / "plain_hook", checkpoint=dict(type="CheckpointHook"), epochs=1)
     with pytest.raises(ValueError, match=r"optim_wrapper\.clip_grad"):
         train_in_two(folder / "clipped", clip_grad=dict(max_norm=1.0))
+    model = Recognizer(sharded=True)
+    parts = {
+        name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.1))
+        for name, part in (("backbone", model.backbone), ("head", model.head))
+    }
+    with pytest.raises(ValueError, match=r"optim_wrapper holds \['backbone', 'head'\]"):
+        train_in_two(folder / "several", model=model, optim_wrapper=OptimWrapperDict(**parts))
