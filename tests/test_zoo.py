@@ -304,7 +304,8 @@ def test_cards(made_up):
     card = page[page.index(f"## {NAME}") : page.index("## nowhere")]
     facts = [
         "licence: Apache-2.0", "4.56 M multiply-adds at 64x64", "1.23 M parameters", "random weights",
-        sha256(made_up.weights), made_up.facts["Data Command"], f"](../configs/{NAME}.py)", f"]({made_up.weights.name})",
+        sha256(made_up.weights), made_up.facts["Data Command"],
+        f"](../configs/{NAME}.py)", f"]({made_up.weights.name})",
         f"python tools/test.py configs/{NAME}.py zoo/{made_up.weights.name}",
     ]  # fmt: skip
     for fact in facts:
