@@ -5,8 +5,8 @@ norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=(120, 160)),
     backbone=dict(norm_cfg=norm_cfg, init_cfg=None),
-    decode_head=dict(norm_cfg=norm_cfg, num_classes=5),
-    auxiliary_head=dict(norm_cfg=norm_cfg, num_classes=5),
+    decode_head=dict(norm_cfg=norm_cfg, num_classes=5, channels=128),
+    auxiliary_head=dict(norm_cfg=norm_cfg, num_classes=5, channels=64),
 )
 
 data_root = "data/sample_segmentation"
