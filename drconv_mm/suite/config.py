@@ -12,7 +12,6 @@ from mmengine.config import Config
 
 from .errors import SuiteError, nearest
 
-KINDS = ("detection", "segmentation", "classification", "face")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -24,7 +23,6 @@ class Task:
     Attributes:
         name: Its key in the config, and its folder.
         title: The task in words.
-        kind: One of `KINDS`, which says how results are drawn.
         config: The toolbox's config, relative to the suite's file or to the project's ``configs`` folder.
         metric: ``dict(name=..., label=..., unit='', higher_is_better=True)``, by the name that the toolbox logs.
         key: Where the config takes a conv type, such as ``'model.backbone.conv_cfg'``.
@@ -42,7 +40,6 @@ class Task:
 
     name: str
     title: str
-    kind: str
     config: Path
     metric: dict[str, Any]
     key: str
@@ -143,8 +140,6 @@ def _task(name: str, settings: Any, folder: Path, where: str) -> Task:
     specs = [spec for spec in fields(Task) if spec.name != "name"]
     needed = {spec.name for spec in specs if spec.default is MISSING and spec.default_factory is MISSING}
     _check_keys(settings, {spec.name for spec in specs}, needed, where)
-    if settings["kind"] not in KINDS:
-        raise SuiteError(f"{where}: kind={settings['kind']!r} is not known; choose from {KINDS}")
     _check_keys(settings["metric"], {"name", "label", "unit", "higher_is_better"}, {"name", "label"}, f"{where}.metric")
     metric = {"unit": "", "higher_is_better": True, **settings["metric"]}
     data = settings["data"]

@@ -19,5 +19,5 @@ class DiskFullError(SuiteError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``'; did you mean ...?'`` for a name that is not known, or nothing."""
-    near = difflib.get_close_matches(name, list(known), 3, 0.5)
+    near = difflib.get_close_matches(name, dict.fromkeys(known), 3, 0.5)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

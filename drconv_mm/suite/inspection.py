@@ -1,6 +1,6 @@
 """What a trained model costs and how it uses its regions.
 
-``python -m drconv_mm.suite.inspection FOLDER --checkpoint FILE --kind KIND --shape H W`` is a run's last step, in a
+``python -m drconv_mm.suite.inspection FOLDER --checkpoint FILE --shape H W`` is a run's last step, in a
 process of its own, so that the suite stays small beside the trainings that it measures.
 """
 
@@ -21,14 +21,12 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 
+from ..checkpoint import read_checkpoint, strip_checkpoint
 from ..engine.complexity import count_by_part
 from ..engine.regions import region_shares
 from ..layers.drconv import observe_regions
 from ..version import __version__
-try:
-    from .pictures import draw_run
-except ImportError:  # TEMPORARY
-    draw_run = lambda *a: None
+from .pictures import draw_run
 from .results import INSPECTION_FILE, write_text
 
 # The two families share import names: the distributions' names tell them apart.
@@ -98,45 +96,30 @@ def _cpu_name() -> str:
     )
 
 
-def strip(source: Path, target: Path) -> dict[str, Any]:
-    """Writes a checkpoint's weights alone, whole or not at all.
-
-    Returns:
-        The checkpoint's ``meta``.
-    """
-    # The suite's own training wrote it; its message hub holds objects that weights_only refuses.
-    checkpoint = torch.load(source, map_location="cpu", weights_only=False)
-    meta = {
-        key: checkpoint["meta"][key] for key in ("epoch", "iter", "seed", "dataset_meta") if key in checkpoint["meta"]
-    }
-    draft = target.with_name(f".{target.name}.part")
-    torch.save({"meta": meta, "state_dict": checkpoint["state_dict"]}, draft)
-    draft.replace(target)
-    return meta
-
-
-def inspect_run(folder: Path, source: Path, kind: str, shape: tuple[int, int]) -> None:
+def inspect_run(folder: Path, source: Path, shape: tuple[int, int]) -> None:
     """Writes ``checkpoint.pth``, ``pictures/`` and ``inspection.json`` of a run from its ``config.py``.
 
     Args:
         folder: The run's.
         source: Checkpoint of the end of the training.
-        kind: The task's kind.
         shape: (H, W) that multiply-adds are counted at.
     """
     config = Config.fromfile(folder / "config.py")
-    meta = strip(source, folder / "checkpoint.pth")
+    checkpoint, weights = strip_checkpoint(read_checkpoint(source)), folder / "checkpoint.pth"
+    draft = weights.with_name(f".{weights.name}.part")
+    torch.save(checkpoint, draft)
+    draft.replace(weights)
     model = build_model(config)
     multiply_adds, parameters = count_cost(model, shape)
-    model.load_state_dict(torch.load(folder / "checkpoint.pth", weights_only=False)["state_dict"])
+    model.load_state_dict(checkpoint["state_dict"])
     document = {
-        "iterations": int(meta["iter"]),
+        "iterations": checkpoint["meta"]["iter"],
         "multiply_adds": multiply_adds,
         "parameters": parameters,
         "regions": sample_regions(model, config),
         "environment": environment(),
     }
-    draw_run(folder / "config.py", folder / "checkpoint.pth", folder / "pictures", kind)
+    draw_run(config, weights, folder / "pictures")
     write_text(folder / INSPECTION_FILE, json.dumps(document))
 
 
@@ -145,10 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--kind", required=True)
     parser.add_argument("--shape", type=int, nargs=2, required=True)
     args = parser.parse_args()
-    inspect_run(args.folder, args.checkpoint, args.kind, tuple(args.shape))
+    inspect_run(args.folder, args.checkpoint, tuple(args.shape))
 
 
 if __name__ == "__main__":

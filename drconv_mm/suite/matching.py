@@ -116,7 +116,8 @@ def _widen(task: Task, width: float) -> tuple[Config, dict[str, Any]]:
     options = {task.widen["key"]: width}
     config.merge_from_dict(options)
     if task.widen["follow"]:
-        backbone = build_model(Config(dict(default_scope=config.default_scope, model=config.model.backbone))).eval()
+        backbone = build_model(Config(dict(default_scope=config.default_scope, model=config.model.backbone)))
+        backbone.eval()  # some of the toolboxes' return None
         with torch.no_grad():
             outputs = backbone(torch.zeros(1, 3, *task.input_shape))
         channels = [output.shape[1] for output in outputs]

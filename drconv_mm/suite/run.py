@@ -145,7 +145,7 @@ def _test_command(run: Run, checkpoint: Path) -> list[str]:
 
 def _inspection_command(run: Run, checkpoint: Path) -> list[str]:
     shape = map(str, run.task.input_shape)
-    arguments = [str(run.folder), "--checkpoint", str(checkpoint), "--kind", run.task.kind, "--shape", *shape]
+    arguments = [str(run.folder), "--checkpoint", str(checkpoint), "--shape", *shape]
     return [sys.executable, "-m", "drconv_mm.suite.inspection", *arguments]
 
 
