@@ -60,7 +60,8 @@ class FaceTemplateVerification(EmbeddingMetric):
     ``auc`` and ``eer`` as ``FaceVerification`` has them. See ``template_features``.
 
     Args:
-        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none.
+        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none. ``{prefix}`` in it
+            stands for the metric's prefix, where several sets are evaluated.
         **kwargs: As mmengine's ``BaseMetric``.
 
     Raises:
@@ -93,7 +94,10 @@ class FaceTemplateVerification(EmbeddingMetric):
             "eer": 100 * equal_error_rate(scores, same),
         }
         if self.roc_file:
-            draw_roc(self.roc_file, {f"network, AUC {metrics['auc']:.1f}%": (scores[same], scores[~same])})
+            draw_roc(
+                self.roc_file.replace("{prefix}", self.prefix),
+                {f"network, AUC {metrics['auc']:.1f}%": (scores[same], scores[~same])},
+            )
         return metrics
 
 

@@ -117,7 +117,8 @@ class FaceVerification(EmbeddingMetric):
     Args:
         pixel_baseline: Whether to evaluate the raw pixels beside the network. Keeps all images in memory: 37 kB one of
             112x112, 450 MB LFW.
-        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none.
+        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none. ``{prefix}`` in it
+            stands for the metric's prefix, where several sets are evaluated.
         **kwargs: As mmengine's ``BaseMetric``.
 
     Raises:
@@ -164,5 +165,5 @@ class FaceVerification(EmbeddingMetric):
             metrics["pixels/accuracy"] = 100 * float(fold_accuracy(scores, same, folds)[0].mean())
             curves[f"raw pixels, {metrics['pixels/accuracy']:.1f}%"] = scores[same], scores[~same]
         if self.roc_file:
-            draw_roc(self.roc_file, curves)
+            draw_roc(self.roc_file.replace("{prefix}", self.prefix), curves)
         return metrics

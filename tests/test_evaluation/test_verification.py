@@ -208,6 +208,13 @@ def test_roc_picture_at_an_absolute_path_and_without_a_log(log_file, tmp_path, m
     assert (tmp_path / "roc.png").is_file()
 
 
+def test_roc_pictures_of_several_sets(log_file):
+    for prefix in ("lfw", "agedb_30"):
+        metric = FaceVerification(pixel_baseline=False, roc_file="roc_{prefix}.png", prefix=prefix)
+        evaluate(metric, EMBEDDINGS, meta())
+    assert {file.name for file in log_file.parent.glob("*.png")} == {"roc_lfw.png", "roc_agedb_30.png"}
+
+
 def test_roc_file_of_another_format_is_refused_before_the_run():
     with pytest.raises(ValueError, match=r"roc_file must end in one of .pdf, .png, .svg, got 'roc.xyz'"):
         FaceVerification(roc_file="roc.xyz")
