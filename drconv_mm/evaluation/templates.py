@@ -60,8 +60,8 @@ class FaceTemplateVerification(EmbeddingMetric):
     ``auc`` and ``eer`` as ``FaceVerification`` has them. See ``template_features``.
 
     Args:
-        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none. ``{prefix}`` in it
-            stands for the metric's prefix, where several sets are evaluated.
+        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none. ``{prefix}`` in
+            it stands for the metric's prefix, where several sets are evaluated.
         **kwargs: As mmengine's ``BaseMetric``.
 
     Raises:

@@ -117,8 +117,8 @@ class FaceVerification(EmbeddingMetric):
     Args:
         pixel_baseline: Whether to evaluate the raw pixels beside the network. Keeps all images in memory: 37 kB one of
             112x112, 450 MB LFW.
-        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none. ``{prefix}`` in it
-            stands for the metric's prefix, where several sets are evaluated.
+        roc_file: Picture of the ROC curve to write at each evaluation, see ``draw_roc``; None for none. ``{prefix}`` in
+            it stands for the metric's prefix, where several sets are evaluated.
         **kwargs: As mmengine's ``BaseMetric``.
 
     Raises:
