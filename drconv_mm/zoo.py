@@ -179,7 +179,7 @@ def build_model(config: Path) -> nn.Module:
     if find_spec("mmengine") is None:
         raise ImportError(f"config {str(config)!r} can't be read, as mmengine is not installed; {remedy}")
     from mmengine.config import Config
-    from mmengine.registry import MODELS, DefaultScope
+    from mmengine.registry import MODELS, init_default_scope
 
     cfg = Config.fromfile(config)
     scope = cfg.get("default_scope", "mmengine")
@@ -187,8 +187,8 @@ def build_model(config: Path) -> nn.Module:
         raise ImportError(f"config {str(config)!r} needs {scope}, which is not installed; {remedy}")
     if cfg.get("data_preprocessor"):  # mmengine's Runner puts it there, too
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(cfg.model)
+    init_default_scope(scope)  # for good, as the toolboxes' own functions do: inference builds transforms by name
+    model = MODELS.build(cfg.model)
     model.cfg = model._config = cfg  # mmpretrain's inferencers read the second
     return model
 

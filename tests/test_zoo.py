@@ -194,12 +194,16 @@ def test_a_toolboxs_inferencer_takes_the_model(made_up):
     assert result["pred_class"] in CLASSES
 
 
-def test_the_registry_is_left_in_its_scope(made_up):
-    from mmengine.registry import DefaultScope
-
-    before = DefaultScope.get_current_instance()
-    get_model(NAME, pretrained=False, index=made_up.index)
-    assert DefaultScope.get_current_instance() is before
+@pytest.mark.parametrize("toolbox", ["mmdet", "mmseg"])
+def test_a_toolboxs_inference_function_takes_the_model(toolbox):
+    apis = pytest.importorskip(f"{toolbox}.apis")
+    picture = torch.randint(255, (120, 160, 3), dtype=torch.uint8).numpy()
+    if toolbox == "mmdet":
+        result = apis.inference_detector(get_model("retinanet_r18_fpn_sample-160x120", pretrained=False), picture)
+        assert len(result.pred_instances.bboxes) == len(result.pred_instances.scores)
+    else:
+        result = apis.inference_model(get_model("fcn_mobilenet-v2-d8_sample-160x120", pretrained=False), picture)
+        assert result.pred_sem_seg.data.shape[-2:] == (120, 160)
 
 
 def test_unknown_name(made_up):
