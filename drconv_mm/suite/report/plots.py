@@ -225,10 +225,15 @@ def share_plot(task: Task, row: Row) -> Plot | None:
         figure = Figure((_WIDTH, 0.9 + 0.24 * len(layers)), layout="constrained")
         axes = figure.subplots()
         for place, layer in enumerate(layers):
-            left = 0.0
-            for color, share in zip(colors, layer.shares, strict=False):
-                axes.barh(place, share, 0.82, left, color=color, edgecolor=LIGHT["paper"], linewidth=0.6)
-                left += share
+            starts = np.cumsum([0.0, *layer.shares[:-1]])
+            # One collection a layer: a patch a region takes minutes with the layers of a deep network.
+            axes.broken_barh(
+                list(zip(starts, layer.shares, strict=True)),
+                (place - 0.41, 0.82),
+                facecolors=colors[: len(layer.shares)],
+                edgecolor=LIGHT["paper"],
+                linewidth=0.6,
+            )
         axes.set_yticks(range(len(layers)), names, fontsize=8, color=LIGHT["ink"])
         axes.set_ylim(len(layers) - 0.5, -0.5)
         axes.set_xlim(0, 1)
