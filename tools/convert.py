@@ -12,10 +12,7 @@ after.
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
-import types
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from mmengine.config import Config, DictAction
 from torch import nn
 
 from drconv_mm import DRConv2d
+from drconv_mm.checkpoint import CheckpointError, read_checkpoint
 from drconv_mm.engine.complexity import count_by_part
 
 
@@ -48,56 +46,15 @@ def fail(message: str) -> None:
     sys.exit(f"convert.py: error: {message}")
 
 
-class _Inert:
-    """Stands for whatever a checkpoint holds beside tensors: takes everything, and does nothing."""
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    __setstate__ = __call__ = append = extend = __setitem__ = __init__
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; of no other name in the file anything is imported or called."""
-
-    def find_class(self, module: str, name: str) -> object:
-        storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-        rebuild = module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter")
-        if storage or rebuild or (module, name) in (("collections", "OrderedDict"), ("torch", "Size")):
-            return super().find_class(module, name)
-        return _Inert
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's weights; read so that the file can't run code."""
-    if not path.is_file():
-        fail(f"checkpoint {str(path)!r} is no file; expected a .pth that the toolbox's train.py wrote")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        if not zipfile.is_zipfile(path):  # an old format, or none
-            anew = "torch.save(torch.load(old, weights_only=False), new)"
-            fail(f"checkpoint {str(path)!r} is no checkpoint in PyTorch's format, or not whole; get it again. One from "
-                 f"before torch 1.6, where it is trusted: {anew}")  # fmt: skip
-        try:
-            # mmengine keeps histories of logged numbers beside the weights, by functions that would have to be called.
-            reader = types.ModuleType("reader")
-            reader.Unpickler = _TensorUnpickler
-            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError) as problem:
-            fail(f"checkpoint {str(path)!r} can't be read ({str(problem).splitlines()[0]}); is it whole?")
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        fail(f"checkpoint {str(path)!r} has no state_dict of tensors; expected one of the toolbox's checkpoints")
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
 def main() -> None:
     """Converts and prints."""
     args = parse_args()
     if not args.config.is_file():
         fail(f"config {str(args.config)!r} is no file; expected the path of a config")
-    state = read_state_dict(args.checkpoint)
+    try:
+        state = read_checkpoint(args.checkpoint)["state_dict"]
+    except CheckpointError as error:
+        fail(str(error))
     config = Config.fromfile(args.config)
     drconv = dict(args.drconv, include=args.include)
     if args.exclude:

@@ -65,8 +65,8 @@ def test_checkpoint_runs_no_code(standard, tmp_path):
     model, _ = standard
     torch.save({"state_dict": model.state_dict(), "trap": Trap(tmp_path / "sprung")}, tmp_path / "hostile.pth")
     done = convert(CONFIG, tmp_path / "hostile.pth", "--out", tmp_path / "out", "--include", "backbone.layers.0")
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "sprung").exists()
+    assert done.returncode == 1 and "pathlib" in done.stderr and "refused" in done.stderr
+    assert not (tmp_path / "sprung").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("what", ["missing", "cut", "other model", "no such name", "no config"])
@@ -79,7 +79,7 @@ def test_errors_are_one_line(standard, tmp_path, what):
         content = checkpoint.read_bytes()
         checkpoint = tmp_path / "cut.pth"
         checkpoint.write_bytes(content[: len(content) // 2])
-        message = "not whole"
+        message = "expected a whole file"
     elif what == "other model":
         config, message = ROOT / "configs/classification/shufflenet-v2-1.0x_caltech20-96x96.py", "of another model"
     elif what == "no such name":
