@@ -128,11 +128,12 @@ def main() -> None:
         try:
             if isinstance(landmarks, str):
                 raise ValueError(landmarks)
-            if not out.resolve().is_relative_to(root):
+            place = out.resolve()
+            if not place.is_relative_to(root):
                 raise ValueError(f"the path leaves --out {str(args.out)!r}; give it relative to --root")
-            if out in seen:
+            if place in seen:
                 raise ValueError("a second face of this picture; they would get one name")
-            seen.add(out)
+            seen.add(place)
             if out.exists() and not args.force:
                 raise FileExistsError(f"{out} exists; name another folder, or give --force")
             align(args.root / name, landmarks, out, tuple(args.size), args.quality)

@@ -13,7 +13,6 @@ import os
 import shutil
 import struct
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -250,15 +249,14 @@ def read_index(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         ValueError: It has other lines than ``key<tab>offset``.
     """
     expected = f"{path}: expected lines 'key<tab>offset' of whole numbers, as MXNet writes an .idx"
+    if Path(path).stat().st_size == 0:
+        raise ValueError(f"{expected}; it is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # how numpy says that it met something else than numbers
-            numbers = np.fromstring(Path(path).read_text(), dtype=np.int64, sep=" ")
-    except (DeprecationWarning, ValueError) as problem:
-        raise ValueError(expected) from problem
-    if numbers.size == 0 or numbers.size % 2 or numbers.min() < 0:
-        raise ValueError(f"{expected}; it has {numbers.size} numbers")
-    keys, offsets = numbers.reshape(-1, 2).T.copy()
+        keys, offsets = np.loadtxt(path, dtype=np.int64, ndmin=2, comments=None).T.copy()
+    except ValueError as problem:  # numpy's message has the line
+        raise ValueError(f"{expected}; {problem}") from problem
+    if min(keys.min(), offsets.min()) < 0:
+        raise ValueError(f"{expected}; it has negative ones")
     return keys, offsets
 
 
