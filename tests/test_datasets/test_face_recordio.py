@@ -133,7 +133,7 @@ def test_a_missing_file_is_named(tmp_path):
         RecordReader(tmp_path / "b.rec")
 
 
-@pytest.mark.parametrize("text", ["", "1 two\n", "1\t2\n3\n", "-1\t0\n", "1\t2.5\n"])
+@pytest.mark.parametrize("text", ["", "1 two\n", "1\t2\n3\n", "-1\t0\n", "1\t2\t3\n"])
 def test_an_index_of_another_form_is_refused(tmp_path, text):
     (tmp_path / "a.idx").write_text(text)
     with pytest.raises(ValueError, match="expected lines 'key<tab>offset'"):
