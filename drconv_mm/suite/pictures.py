@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..checkpoint import read_checkpoint
 from ..engine.regions import PALETTE, RegionRecorder, region_entropy, region_shares, save_picture
 from .results import write_text
 
@@ -44,7 +44,7 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
 
     Args:
         config: The run's.
-        checkpoint: Weights, ``dict(state_dict=...)`` or the state dict itself.
+        checkpoint: Its weights.
         out_dir: Where ``predictions_<i>.png``, ``regions_<i>.png`` and ``pictures.json`` go.
         count: Images, or pairs of faces.
 
@@ -52,11 +52,12 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
         What ``pictures.json`` holds: a list of ``dict(file=..., caption=..., kind='predictions' or 'regions')``.
 
     Raises:
-        ValueError: The checkpoint holds more than weights, or the model predicts something else.
+        CheckpointError: The checkpoint can't be read, or holds more than weights.
+        ValueError: The model predicts something else.
     """
     init_default_scope(config.get("default_scope", "mmengine"))
     model = MODELS.build(config.model).eval()
-    model.load_state_dict(_weights(checkpoint))
+    model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     dataset = DATASETS.build(config.val_dataloader.dataset)
     with torch.no_grad():
         draw = _draw_faces if dataset.metainfo.get("pairs") is not None else _draw_images
@@ -69,17 +70,6 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
         entries.append({"file": file, "caption": caption, "kind": kind})
     write_text(out_dir / "pictures.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     return entries
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than weights, and reading it could run code ({str(error).splitlines()[0]}); "
-            "save dict(state_dict=...) alone"
-        ) from error
-    return document.get("state_dict", document)
 
 
 def spread(candidates: Sequence[int], count: int) -> list[int]:

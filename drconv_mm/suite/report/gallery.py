@@ -14,7 +14,7 @@ from .tables import Content, run_folder
 
 KINDS = ("predictions", "regions")
 _WIDTH, _QUALITY = 640, 80  # pixels, JPEG
-_BUDGET = 3_000_000  # bytes of all pictures: in base64 a third more, and the page is to stay below 5 MB
+_BUDGET = 2_500_000  # bytes of all pictures: in base64 a third more, and the page is to stay below 5 MB
 
 
 @dataclass(frozen=True)

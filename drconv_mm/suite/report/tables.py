@@ -102,6 +102,11 @@ class Task:
         return self.metric["label"] + (f" ({self.metric['unit']})" if self.metric["unit"] else "")
 
     @property
+    def short_title(self) -> str:
+        """The title up to a colon."""
+        return self.title.split(":")[0]
+
+    @property
     def unit(self) -> str:
         """The metric's unit, as `format_number` takes it."""
         return self.metric["unit"]
