@@ -37,13 +37,14 @@ tasks = dict(
     face=dict(
         title="Face verification: MobileFaceNet with ArcFace, MS1MV3",
         config="face/mobilefacenet_8xb64_ms1mv3-112x112.py",
-        iterations=None,
         epochs=None,
-        evaluations=10,
+        evaluations=42,
+        metric=dict(name="lfw/accuracy", label="verification accuracy on LFW", unit="%"),
+        baselines=dict(_delete_=True),
         data=dict(
-            folder="ms1mv3",
-            files=["train.rec", "train.idx", "lfw.bin"],
-            source="MS1M-RetinaFace (MS1MV3), https://github.com/deepinsight/insightface/tree/master/recognition",
+            folder="ms1m-retinaface-t1",
+            files=["train.rec", "train.idx", "lfw.bin", "cfp_fp.bin", "agedb_30.bin"],
+            source="MS1M-RetinaFace (MS1MV3): https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_",
         ),
     ),
     classification=dict(

@@ -40,12 +40,13 @@ tasks = dict(
     face=dict(
         title="Face verification: MobileFaceNet with ArcFace, a part of Labeled Faces in the Wild at 112x112",
         config="face/mobilefacenet_lfw-mini-112x112.py",
+        epochs=16,
         evaluations=4,
         metric=dict(name="face/accuracy", label="verification accuracy", unit="%"),
         baselines={"raw pixels": "face/pixels_accuracy"},
         key="model.backbone.conv_cfg",
         input_shape=(112, 112),
-        widen=dict(key="model.backbone.widen_factor", follow={}),
+        widen=dict(key="model.backbone.widen_factor", follow={"model.neck.in_channels": 0}),
         data=dict(
             folder="lfw_mini",
             files=["train", "verify", "pairs.txt"],

@@ -18,6 +18,7 @@ from .results import RESULT_FILE, RunResult, write_text
 
 FAILED_FILE = "failed.json"
 _CHECKPOINTS = 10  # a run's checkpoints, over its budget
+_ENDS = ("end", "T_max", "total_steps")  # of the toolboxes' schedules
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator")
 
 
@@ -218,9 +219,9 @@ def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> 
         names = [f"param_scheduler.{index}" for index in range(len(schedulers))]
     options = {}
     for name, scheduler in zip(names, schedulers, strict=True):
-        if scheduler.get("by_epoch", True) != by_epoch or own not in (scheduler.get("end"), scheduler.get("T_max")):
+        if scheduler.get("by_epoch", True) != by_epoch or own not in map(scheduler.get, _ENDS):
             continue
-        for key in ("begin", "end", "T_max"):
+        for key in ("begin", *_ENDS):
             if scheduler.get(key):
                 options[f"{name}.{key}"] = round(scheduler[key] * length / own)
         if "milestones" in scheduler:
@@ -264,15 +265,16 @@ def _common_options(config: Config, seed: int, exact: bool, budget: Mapping[str,
     by_epoch, length = budget["unit"] == "epoch", budget["length"]
     options = {
         "randomness.seed": seed,
-        "default_hooks.checkpoint.type": "CheckpointHook",
         "default_hooks.checkpoint.by_epoch": by_epoch,
         "default_hooks.checkpoint.interval": max(1, length // _CHECKPOINTS),
         # One may be half written when the training is killed.
         "default_hooks.checkpoint.max_keep_ckpts": 2,
-        "default_hooks.logger.type": "LoggerHook",
         # So that training and validation are logged at the same kind of step.
         "default_hooks.logger.log_metric_by_epoch": False,
     }
+    for name, hook in (("checkpoint", "CheckpointHook"), ("logger", "LoggerHook")):
+        if name not in config.default_hooks:
+            options[f"default_hooks.{name}.type"] = hook
     if not by_epoch and length < config.default_hooks.get("logger", {}).get("interval", 10):
         options["default_hooks.logger.interval"] = length
     if exact:
@@ -295,9 +297,9 @@ def _conv_options(task: Task, name: str, conv: dict[str, Any] | None, config: Co
             )
         return {}
     options = {f"{task.key}.{key}": value for key, value in _flat(conv)}
-    found: Any = config
+    found: Any = config.to_dict()
     for part in task.key.split("."):
-        found = found.get(part, {}) if isinstance(found, Mapping) else {}
+        found = found.get(part, {}) if isinstance(found, dict) else {}
     # No dict can be merged into a None, and settings of another type must not remain.
     if found is None or found:
         options[f"{task.key}._delete_"] = True

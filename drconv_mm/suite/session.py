@@ -64,14 +64,11 @@ class Session:
         lines = [f"suite {self.suite.name}: {self.suite.title}; {len(self.runs)} runs in {self.work_dir}", ""]
         lines += ["| task | conv | seed | config | key | budget | batch | state | about |", "|---" * 9 + "|"]
         for run in self.runs:
-            conv = self.suite.convs[run.conv]
-            value = "-" if conv is None else ", ".join(f"{key}={item}" for key, item in conv.items())
-            key = "" if conv is None else run.task.widen["key"] if "widened_to" in conv else run.task.key
             seconds = known[id(run)].seconds if id(run) in known else clock.estimate(run)
+            budget = f"{run.budget} {'epochs' if run.unit == 'epoch' else 'iterations'}"
             lines.append(
-                f"| {run.task.name} | {run.conv} | {run.seed} | {run.task.config.stem} | {key}: {value} | {run.budget} "
-                f"{'epochs' if run.unit == 'epoch' else 'iterations'} | {run.batch_size} | {run.state()} "
-                f"| {'?' if seconds is None else duration(seconds)} |"
+                f"| {run.task.name} | {run.conv} | {run.seed} | {run.task.config.stem} | {self._key_text(run)} "
+                f"| {budget} | {run.batch_size} | {run.state()} | {'?' if seconds is None else duration(seconds)} |"
             )
         left = [run for run in self.runs if id(run) not in known]
         total = clock.left(left)
@@ -82,6 +79,13 @@ class Session:
             f"data under {self.data_root}: " + ("complete" if not missing else "\n".join(["missing", *missing])),
         ]
         return "\n".join(lines)
+
+    def _key_text(self, run: Run) -> str:
+        conv = self.suite.convs[run.conv]
+        if conv is None:
+            return "-"
+        key = run.task.widen["key"] if "widened_to" in conv else run.task.key
+        return f"{key}: {', '.join(f'{name}={value}' for name, value in conv.items())}"
 
     def run(
         self, resume: bool, launcher: str = "local", jobs: int = 1, parameters: dict[str, Any] | None = None

@@ -1,0 +1,125 @@
+"""tools/suite.py on a tiny task: killed at several moments and resumed, against one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from drconv_mm.suite.results import RunResult
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+SUITE = ROOT / "tests/test_suite/tiny_suite.py"
+# Of time and place, not of the training.
+PASSING = {"seconds_per_iteration", "peak_memory_bytes", "started", "finished", "seconds", "command", "suite_command"}
+
+
+def suite(folder: Path, *arguments: str, kill_at: str = "", config: Path = SUITE) -> subprocess.CompletedProcess:
+    """Calls the suite in a process group of its own."""
+    command = [
+        sys.executable,
+        ROOT / "tools/suite.py",
+        config,
+        "--work-dir",
+        folder,
+        "--data-root",
+        folder.parent / "data",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_AT": kill_at}
+    return subprocess.run(
+        [*command, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        cwd=folder.parent,
+    )
+
+
+def record(folder: Path) -> RunResult:
+    return RunResult.read(folder / "runs/shapes/DRConv/0/result.json")
+
+
+def lasting(result: RunResult) -> dict:
+    return {name: value for name, value in vars(result).items() if name not in PASSING}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("suite") / "undisturbed"
+    done = suite(folder, "--conv", "DRConv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "top-1 accuracy" in done.stdout and "report:" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(undisturbed) -> Path:
+    """Killed in an iteration drawn at random, while a checkpoint is written, in the last validation, and in the test."""
+    folder = undisturbed.with_name("resumed")
+    train = random.Random(0).choice([1, 3, 5])  # of 8, before the checkpoint at 6
+    for kill_at in (f"train:{train}", "save:6", "val:8", "test:0"):
+        done = suite(folder, "--conv", "DRConv", "--resume", kill_at=kill_at)
+        assert done.returncode == -signal.SIGKILL, (kill_at, done.stdout + done.stderr)
+        assert not (folder / "runs/shapes/DRConv/0/result.json").exists()
+    again = suite(folder, "--conv", "DRConv")
+    assert again.returncode == 1 and "holds 0 finished and 1 unfinished of these 1 runs: add --resume" in again.stderr
+    done = suite(folder, "--conv", "DRConv", "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "training" not in done.stdout and "test" in done.stdout
+    return folder
+
+
+def test_record(undisturbed):
+    result = record(undisturbed)
+    assert (result.suite, result.task, result.conv, result.seed) == ("tiny_suite", "shapes", "DRConv", 0)
+    assert result.iterations == 8 and result.batch_size == 8
+    assert [step for step, _ in result.curves["loss"]] == list(range(1, 9))
+    assert [step for step, _ in result.curves["metric"]] == [4, 8] and result.curves["metric"][-1][1] == result.value
+    assert result.metrics["accuracy/top1"] == result.value and 0 <= result.value <= 100
+    assert 0 < result.seconds_per_iteration < result.seconds and result.peak_memory_bytes > 100e6
+    assert result.regions and all(sum(layer["shares"]) == pytest.approx(1) for layer in result.regions.values())
+    assert {"torch", "cpu", "threads", "drconv_mm"} <= result.environment.keys()
+    assert "model.backbone.conv_cfg.type=drconv_mm.DRConv" in result.command
+
+
+def test_what_a_run_leaves(undisturbed):
+    folder = undisturbed / "runs/shapes/DRConv/0"
+    for name in ("config.py", "train.log", "test.log", "checkpoint.pth", "pictures/pictures.json"):
+        assert (folder / name).is_file(), name
+    assert not list((folder / "training").glob("*.pth"))
+    assert torch.load(folder / "checkpoint.pth", weights_only=True)["meta"]["iter"] == 8
+    for name in ("report.html", "report.md", "results.csv"):
+        assert (undisturbed / "report" / name).is_file(), name
+    assert (undisturbed / "report/results.csv").read_text().count("\n") == 2
+
+
+def test_killed_and_resumed_gives_the_same(undisturbed, resumed):
+    assert lasting(record(resumed)) == lasting(record(undisturbed))
+    first, second = (
+        torch.load(f / "runs/shapes/DRConv/0/checkpoint.pth")["state_dict"] for f in (undisturbed, resumed)
+    )
+    assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_failed_run_does_not_stop_the_rest(undisturbed, tmp_path):
+    config = tmp_path / "tiny_suite.py"
+    text = SUITE.read_text().replace('"tiny_classifier.py"', repr(str(SUITE.with_name("tiny_classifier.py"))))
+    config.write_text(f"{text}\nconvs = dict(Broken=dict(type='drconv_mm.DRConv', num_regions=0), **convs)\n")
+    before = record(undisturbed)
+    done = suite(undisturbed, "--conv", "Broken", "DRConv", "--resume", config=config)
+    assert done.returncode == 1 and "FAILED shapes, Broken, seed 0: train ended with exit code 1" in done.stdout
+    assert "num_regions must be an integer of at least 1, got 0" in done.stdout
+    assert "1 of 1 runs failed; --resume tries them again" in done.stdout
+    document = json.loads((undisturbed / "runs/shapes/Broken/0/failed.json").read_text())
+    assert document["step"] == "train" and any("num_regions" in line for line in document["last_lines"])
+    assert record(undisturbed) == before and (undisturbed / "report/report.html").is_file()

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, DictAction
+
+from drconv_mm.suite.config import load_suite
+from drconv_mm.suite.errors import SuiteError
+from drconv_mm.suite.plan import claim, generate_data, make_plan, missing_data, read_config, select
+
+from .conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+SUITES = sorted((ROOT / "configs/suite").glob("*.py"))
+
+
+def parsed(run) -> Config:
+    """The run's config, with its options read as the toolboxes' command line reads them."""
+    parser = ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    config = Config.fromfile(run.task.config)
+    config.merge_from_dict(parser.parse_args(["--cfg-options", *run.cfg_options]).cfg_options)
+    return config
+
+
+def changed(tmp_path, text: str) -> Path:
+    path = tmp_path / "tiny_suite.py"
+    base = TINY.read_text().replace('"tiny_classifier.py"', f'"{TINY.with_name("tiny_classifier.py")}"')
+    path.write_text(f"{base}\n{text}\n")
+    return path
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_every_suite_can_be_planned_without_its_data(path, tmp_path):
+    suite = load_suite(path)
+    runs = make_plan(suite, tmp_path, tmp_path / "data")
+    assert len(runs) == len(suite.tasks) * len(suite.convs) * suite.seeds
+    assert len({run.folder for run in runs}) == len(runs)
+    generated = {name for name, task in suite.tasks.items() if "generate" in task.data}
+    messages = missing_data(suite, tmp_path / "data")
+    assert len(messages) == len(suite.tasks) - len(generated)
+    for run in runs:
+        config = parsed(run)
+        assert config.randomness.seed == run.seed
+        length = config.train_cfg.get("max_epochs") or config.train_cfg.max_iters
+        assert length == run.budget
+        if suite.convs[run.conv] and "type" in suite.convs[run.conv]:
+            expected = suite.convs[run.conv]
+            assert {key: config.model.backbone.conv_cfg[key] for key in expected} == expected
+        else:
+            assert not config.model.backbone.get("conv_cfg")
+        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+            assert str(loader.dataset.data_root).startswith(str(tmp_path / "data" / run.task.data["folder"]))
+
+
+def test_the_only_difference_between_conv_types_is_the_key(suite, tmp_path):
+    standard, dynamic = make_plan(suite, tmp_path, tmp_path)
+    assert (
+        dynamic.options.items() - standard.options.items() == {("model.backbone.conv_cfg.type", "drconv_mm.DRConv")}
+        and not standard.options.keys() - dynamic.options.keys()
+    )
+
+
+def test_nested_settings_and_a_config_that_says_none(tmp_path):
+    config = tmp_path / "none.py"
+    config.write_text(
+        f"_base_ = '{TINY.with_name('tiny_classifier.py')}'\nmodel = dict(backbone=dict(conv_cfg=None))\n"
+    )
+    conv = "dict(type='drconv_mm.DRConv', generator=dict(type='pooled', static=False), apply_to=None)"
+    text = f"tasks['shapes']['config'] = {str(config)!r}\nconvs['X'] = {conv}"
+    run = make_plan(load_suite(changed(tmp_path, text)), tmp_path, tmp_path)[-1]
+    assert parsed(run).model.backbone.conv_cfg == dict(
+        type="drconv_mm.DRConv", generator=dict(type="pooled", static=False), apply_to=None
+    )
+
+
+def test_schedules_keep_their_shape_and_warmups_their_length(suite, tmp_path):
+    task = suite.tasks["shapes"]
+    config = tmp_path / "schedule.py"
+    config.write_text(
+        f"""_base_ = '{task.config}'
+train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=1)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=12),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=6, end=12, T_max=6),
+    dict(type='MultiStepLR', by_epoch=True, end=12, milestones=[8, 11]),
+    dict(type='OneCycleLR', by_epoch=True, total_steps=12, eta_max=0.1),
+    dict(type='ConstantLR', by_epoch=True, begin=0, end=3),
+]
+"""
+    )
+    tasks = {"shapes": replace(task, config=config, epochs=6)}
+    run = make_plan(replace(suite, tasks=tasks), tmp_path, tmp_path)[0]
+    warmup, cosine, steps, cycle, short = parsed(run).param_scheduler
+    assert (warmup.begin, warmup.end) == (0, 12) and short.end == 3
+    assert (cosine.begin, cosine.end, cosine.T_max) == (3, 6, 3)
+    assert steps.milestones == [4, 6] and cycle.total_steps == 6
+    own = make_plan(replace(suite, tasks={"shapes": replace(task, config=config, epochs=None)}), tmp_path, tmp_path)[0]
+    assert own.budget == 12 and parsed(own).param_scheduler == Config.fromfile(config).param_scheduler
+
+
+def test_budget_in_the_wrong_unit(suite, tmp_path):
+    wrong = replace(suite, tasks={"shapes": replace(suite.tasks["shapes"], epochs=None, iterations=10)})
+    with pytest.raises(SuiteError, match="trains by epochs: give epochs in place of iterations"):
+        make_plan(wrong, tmp_path, tmp_path)
+
+
+def test_exact_resume_is_an_option(suite, tmp_path):
+    exact = parsed(make_plan(suite, tmp_path, tmp_path)[0])
+    assert exact.train_dataloader.num_workers == 0 and "exact_resume" in exact.default_hooks
+    fast = parsed(make_plan(replace(suite, exact_resume=False), tmp_path, tmp_path)[0])
+    assert fast.train_dataloader.num_workers == 1 and "exact_resume" not in fast.default_hooks
+
+
+def test_paths_that_the_command_line_cannot_carry(suite, tmp_path):
+    with pytest.raises(SuiteError, match="without spaces"):
+        _ = make_plan(suite, tmp_path, tmp_path / "my data")[0].cfg_options
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tasks['shapes']['metrics'] = 1", r"'metrics' is not known.*did you mean 'metric'"),
+        ("del tasks['shapes']['key']", r"tasks\['shapes'\]: 'key' is missing"),
+        ("tasks['shapes']['config'] = 'none.py'", r"config 'none.py' is no file; looked for"),
+        ("tasks['shapes']['iterations'] = 5", "give iterations or epochs, not both"),
+        ("tasks['shapes']['epochs'] = 0", "epochs must be an integer of at least 1, got 0"),
+        ("tasks['a/b'] = tasks['shapes']", "'a/b' names a folder"),
+        ("convs['X'] = 'DCN'", r"convs\['X'\] must be None, dict\(type=...\)"),
+        ("convs['X'] = dict(widened_to='Conv2d')", "widened_to must name another"),
+        ("seeds = 0", "seeds must be at least 1, got 0"),
+        ("baseline = 'X'", "baseline='X' is none of its convs"),
+        ("del tasks['shapes']['data']['generate'], tasks['shapes']['data']['arguments']", "'files' is missing"),
+        ("raise RuntimeError('no')", "can't be read: RuntimeError: no"),
+    ],
+)
+def test_errors_of_the_file(tmp_path, text, message):
+    with pytest.raises(SuiteError, match=message):
+        load_suite(changed(tmp_path, text))
+
+
+def test_no_file():
+    with pytest.raises(SuiteError, match="'none.py' is no file"):
+        load_suite("none.py")
+
+
+def test_config_without_what_the_suite_needs(suite, tmp_path):
+    config = tmp_path / "bare.py"
+    config.write_text("default_scope = 'mmpretrain'\n")
+    with pytest.raises(SuiteError, match=r"bare.py of task 'shapes' has no train_cfg"):
+        read_config(replace(suite.tasks["shapes"], config=config))
+
+
+def test_selection(suite):
+    part = select(suite, ["DRConv"], ["shapes"], 5)
+    assert list(part.convs) == ["DRConv"] and part.seeds == 5 and part.baseline == "DRConv"
+    assert select(suite, ["drconv_mm.DRConv"], None, None).convs == {"DRConv": dict(type="drconv_mm.DRConv")}
+    assert select(suite, None, None, None).convs == suite.convs
+
+
+def test_any_conv_type_that_can_be_built(suite):
+    found = select(suite, ["DCNv2", "torch.nn.Conv2d", "Conv2dAdaptivePadding"], None, None)
+    assert found.convs["DCNv2"] == dict(type="DCNv2") and len(found.convs) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("DCNv3", "did you mean 'DCNv2'"),
+        ("DRconv", "did you mean 'DRConv'"),
+        ("ReLU", r"nor a conv type that can be built \("),
+        ("drconv_mm.NoSuchConv", "nor a conv type"),
+    ],
+)
+def test_unknown_conv_type(suite, name, message):
+    with pytest.raises(SuiteError, match=message):
+        select(suite, [name], None, None)
+
+
+def test_unknown_task_and_seeds(suite):
+    with pytest.raises(SuiteError, match="did you mean 'shapes'"):
+        select(suite, None, ["shape"], None)
+    with pytest.raises(SuiteError, match="--seeds must be at least 1, got 0"):
+        select(suite, None, None, 0)
+
+
+def test_missing_data_says_what_and_where(tmp_path):
+    suite = load_suite(ROOT / "configs/suite/mini.py")
+    (tmp_path / "caltech20/train").mkdir(parents=True)
+    messages = missing_data(suite, tmp_path)
+    (message,) = (text for text in messages if "classification" in text)
+    assert f"{tmp_path / 'caltech20'} with train, val; missing: val." in message and "https://" in message
+    (tmp_path / "caltech20/val").mkdir()
+    assert len(missing_data(suite, tmp_path)) == len(messages) - 1
+
+
+def test_generated_data(suite, tmp_path):
+    generate_data(suite, tmp_path)
+    assert len(list((tmp_path / "tiny/train").glob("*/*.png"))) == 16
+    generate_data(suite, tmp_path)
+    (tmp_path / "other/tiny").mkdir(parents=True)
+    (tmp_path / "other/tiny/photo.jpg").touch()
+    with pytest.raises(SuiteError, match="task 'shapes': its data can't be generated"):
+        generate_data(suite, tmp_path / "other")
+
+
+def test_one_suite_in_a_work_dir(suite, tmp_path):
+    claim(tmp_path, replace(suite, convs={"Conv2d": None}))
+    claim(tmp_path, suite)  # a conv type is added
+    claim(tmp_path, replace(suite, convs={"Conv2d": None}))
+    assert list(json.loads((tmp_path / "suite.json").read_text())["settings"]) == [
+        "tasks.shapes", "convs.Conv2d", "convs.DRConv",
+    ]  # fmt: skip
+    with pytest.raises(SuiteError, match="holds suite 'tiny_suite', not 'other'"):
+        claim(tmp_path, replace(suite, name="other"))
+    with pytest.raises(SuiteError, match=r"begun with other settings of convs\.DRConv"):
+        claim(tmp_path, replace(suite, convs={"DRConv": dict(type="drconv_mm.DRConv", num_regions=4)}))
+    longer = {"shapes": replace(suite.tasks["shapes"], epochs=8)}
+    with pytest.raises(SuiteError, match=r"other settings of tasks\.shapes"):
+        claim(tmp_path, replace(suite, tasks=longer))

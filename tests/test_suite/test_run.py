@@ -1,0 +1,193 @@
+"""Steps of a run, with small processes in place of trainings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from drconv_mm.suite.errors import DiskFullError, SuiteError
+from drconv_mm.suite.lock import locked
+from drconv_mm.suite.run import RunFailedError, State, _call, _progress, execute, git_commit, newest_checkpoint
+
+
+def python(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def test_step_is_logged_and_measured(run):
+    lines = []
+    peak = _call(run, python("data = bytearray(300_000_000); print('one'); print('two')"), "train", lines.append)
+    assert lines == ["one\n", "two\n"] and 300e6 < peak < 1e9
+    assert (run.folder / "train.log").read_text().endswith("one\ntwo\n")
+
+
+def test_crash_has_the_last_lines(run):
+    with pytest.raises(RunFailedError) as caught:
+        _call(run, python("[print(i) for i in range(100)]; raise RuntimeError('nothing works')"), "train")
+    message = str(caught.value)
+    assert "train ended with exit code 1" in message and "    | RuntimeError: nothing works" in message
+    document = json.loads((run.folder / "failed.json").read_text())
+    assert document["step"] == "train" and document["last_lines"][-1] == "RuntimeError: nothing works"
+    assert "12" not in document["last_lines"] and run.state() == "failed"
+
+
+def test_killed_worker(run):
+    with pytest.raises(RunFailedError, match="test was killed by SIGKILL"):
+        _call(run, python("import os; os.kill(os.getpid(), 9)"), "test")
+
+
+def test_interrupted_suite_ends_its_step(run):
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _call(run, python("import time; print('go', flush=True); time.sleep(1000)"), "train", interrupt)
+    # It returned: the process has ended and was waited for.
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_full_disk_of_the_step(run):
+    text = "raise OSError(28, 'No space left on device')"
+    with pytest.raises(DiskFullError, match=r"disk is full.*finished runs are kept.*--resume"):
+        _call(run, python(text), "train")
+    assert run.state() == "new"  # it did not fail: it was stopped
+
+
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs /dev/full, a file on which every write finds no space"
+)
+def test_full_disk_of_the_suite(run):
+    (run.folder / "train.log").symlink_to("/dev/full")
+    with pytest.raises(DiskFullError, match="disk is full"):
+        execute(run, "suite.py", report=lambda text: None)
+
+
+def test_state_outlives_its_process(tmp_path):
+    first = State(tmp_path / "state.json")
+    first.save(trained=True)
+    again = State(tmp_path / "state.json")
+    assert again.values["trained"] and again.values["started"] == first.values["started"]
+    again.values["seconds"] = 0
+    again.save()
+    assert again.values["seconds"] >= first.values["seconds"]
+
+
+LINES = [
+    "01/01 08:20:15 - mmengine - INFO - Epoch(train)  [3][10/30]  eta: 0:01:10  time: 0.1  loss: 0.6143  x: 1",
+    "01/01 08:20:15 - mmengine - INFO - Epoch(train) [12][10/30]  eta: 1 day, 2:01:10  time: 0.1  loss: nan",
+    "11/25 08:20:15 - mmengine - INFO - Iter(train) [ 10/200]  base_lr: 1.0e-03  eta: 0:00:09  loss: 2.5000  l.loss: 3",
+    "11/25 08:20:15 - mmengine - INFO - Epoch(val) [3][10/30]    eta: 0:00:01  time: 0.1",
+]
+
+
+def test_progress_of_the_toolboxes_lines(run):
+    told = []
+    on_line = _progress(run, told.append, State(run.folder / "state.json"), every=0)
+    for line in LINES:
+        on_line(line)
+    assert told == [
+        "epoch 3/4, loss 0.6143, 0:01:10 left",
+        "epoch 12/4, loss nan, 1 day, 2:01:10 left",
+        "iteration 10/200, loss 2.5000, 0:00:09 left",
+    ]
+    told.clear()
+    on_line = _progress(run, told.append, State(run.folder / "state.json"), every=1000)
+    for line in LINES:
+        on_line(line)
+    assert len(told) == 1
+
+
+def test_checkpoint_to_go_on_from(run):
+    """Epochs 2 and 4 are validated; a checkpoint comes before the validation of its epoch."""
+    training = run.folder / "training"
+    scalars = training / "20260101_000000/vis_data/scalars.json"
+    scalars.parent.mkdir(parents=True)
+    assert newest_checkpoint(run) is None
+
+    def save(epoch: int, whole: bool = True) -> None:
+        path = training / f"epoch_{epoch}.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data", "x" * 1000)
+        if not whole:
+            path.write_bytes(path.read_bytes()[:-30])
+
+    def log(*steps: int) -> None:
+        rows = [{"loss": 1.0, "time": 0.1, "step": 1}, *({"accuracy/top1": 5.0, "step": step} for step in steps)]
+        scalars.write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"accuracy/to')
+
+    def newest() -> str:
+        return newest_checkpoint(run).name
+
+    log()
+    save(1)
+    assert newest() == "epoch_1.pth"
+    save(2)
+    assert newest() == "epoch_1.pth"  # epoch 2 is not validated yet
+    log(4)
+    assert newest() == "epoch_2.pth"
+    save(3)
+    assert newest() == "epoch_3.pth"
+    save(4, whole=False)
+    log(4, 8)
+    assert newest() == "epoch_3.pth"
+    save(4)
+    log(4)
+    assert newest() == "epoch_3.pth"
+    log(4, 4)  # logged again by a resumed training
+    assert newest() == "epoch_3.pth"
+    log(4, 8)
+    assert newest() == "epoch_4.pth"
+
+
+HOLD = """
+import sys, subprocess
+from pathlib import Path
+from drconv_mm.suite.lock import locked
+with locked(Path(sys.argv[1]), "it"):
+    {body}
+"""
+
+
+def hold(path: Path, body: str) -> subprocess.Popen:
+    command = [*python(HOLD.format(body=body)), str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_lock_keeps_others_out_and_is_freed_by_death(tmp_path):
+    path = tmp_path / "a/lock"
+    holder = hold(path, "print('held', flush=True); sys.stdin.read()")
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(SuiteError, match=rf"the folder is in use .*pid {holder.pid} on"), locked(path, "the folder"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(path, "the folder"):
+        pass
+    with locked(path, "the folder"):
+        pass
+
+
+def test_lock_is_kept_by_a_training_that_outlives_its_suite(tmp_path):
+    path = tmp_path / "lock"
+    child = "subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], close_fds=False)"
+    holder = hold(path, f"{child}; print('held', flush=True); import os; os._exit(0)")
+    assert holder.stdout.readline() == "held\n"
+    holder.wait()
+    with pytest.raises(SuiteError, match="in use"), locked(path, "it"):
+        pass
+    holder.stdin.close()  # ends the child, whose standard output then closes
+    assert holder.stdout.read() == ""
+    with locked(path, "it"):
+        pass
+
+
+def test_commit():
+    commit = git_commit()
+    assert commit is None or len(commit.rstrip("+")) == 40
