@@ -21,8 +21,7 @@ else:
     __all__ += ["DRConvShuffleNetV2", "MobileNetV1"]
 
 try:
-    from .models.face import FaceDataPreprocessor, FaceRecognizer, IResNet, LinearEmbedding, MobileFaceNet
-    from .models.face.arcface_head import ArcFaceHead
+    from .models.face import ArcFaceHead, FaceDataPreprocessor, FaceRecognizer, IResNet, LinearEmbedding, MobileFaceNet
 except ImportError:  # as above
     pass
 else:

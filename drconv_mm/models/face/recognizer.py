@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...layers.registration import register
+from .arcface_head import keep_shards_local
 from .preprocessor import FaceDataPreprocessor
 
 
@@ -54,6 +55,7 @@ class FaceRecognizer(BaseModel):
                 f"head.in_channels={self.head.in_channels} must equal neck.embedding_size={self.neck.embedding_size}; "
                 "set both to the size of the embedding"
             )
+        keep_shards_local(self)
 
     def forward(
         self, inputs: Tensor, label: Tensor | None = None, mode: str = "tensor", **meta
