@@ -111,7 +111,8 @@ def test_faces(tmp_path):
     assert sum("one person: cosine" in caption for caption in captions) == 2
     for caption in captions:
         cosine, threshold = (float(caption.split(word)[1].split()[0].strip(",")) for word in ("cosine", "threshold of"))
-        assert ("taken for one person" in caption) == (cosine >= threshold)
+        if abs(cosine - threshold) > 0.01:  # two digits tell no more
+            assert ("taken for one person" in caption) == (cosine > threshold)
         truth, verdict = caption.split(", ", 1)[1].split(":")[0], caption.split("taken for ")[1].split(":")[0]
         assert caption.endswith("right" if truth == verdict else "wrong")
 
