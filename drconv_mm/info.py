@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -34,6 +35,14 @@ def toolbox_versions() -> dict[str, dict[str, str]]:
         family: {name: found for name, pair in TOOLBOXES.items() if (found := _version(pair[place]))}
         for place, family in enumerate(("onedl", "openmmlab"))
     }
+
+
+def cpu_name() -> str:
+    """As the system calls the processor."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def describe() -> str:

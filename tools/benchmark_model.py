@@ -14,7 +14,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ from torch import nn
 
 import drconv_mm
 from drconv_mm.engine.complexity import count_by_part
+from drconv_mm.info import cpu_name
 
 # What is freed stays with the process: else large tensors would be fetched from the system anew, page by page.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
@@ -227,11 +227,9 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     if args.threads:
         torch.set_num_threads(args.threads)
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     about = dict(
         date=datetime.date.today().isoformat(), drconv_mm=drconv_mm.__version__, torch=torch.__version__,
-        cpu=names[0] if names else platform.processor(), threads=torch.get_num_threads(), device=args.device,
+        cpu=cpu_name(), threads=torch.get_num_threads(), device=args.device,
     )  # fmt: skip
     print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
     print("| config | input | | multiply-adds | parameters | inference, ms | images/s | x | training step, ms | x |")

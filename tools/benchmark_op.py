@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from drconv_mm import __version__, region_conv2d
+from drconv_mm.info import cpu_name
 from drconv_mm.ops.backends import BACKENDS
 
 # Outputs over 10 MB would be given back to the system and fetched anew at each call: page faults, +-40% of the time.
@@ -287,11 +288,9 @@ def plot(rows: list[dict], title: str, path: Path) -> None:
 
 def machine(args: argparse.Namespace) -> dict:
     """What the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     found = dict(
         date=datetime.date.today().isoformat(), drconv_mm=__version__, torch=torch.__version__,
-        python=platform.python_version(), cpu=names[0] if names else platform.processor(),
+        python=platform.python_version(), cpu=cpu_name(),
         threads=torch.get_num_threads(), device=args.device,
     )  # fmt: skip
     if args.device.startswith("cuda"):

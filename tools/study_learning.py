@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -34,6 +33,7 @@ import drconv_mm
 from drconv_mm.datasets.image_folder import scan_image_folder
 from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
+from drconv_mm.info import cpu_name
 from drconv_mm.layers import DRConv2d, observe_regions
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
@@ -416,13 +416,6 @@ def time_arms(args: argparse.Namespace) -> None:
         print(network, times[network], flush=True)
     machine = dict(threads=torch.get_num_threads(), cpu=cpu_name(), torch=torch.__version__, batch=BATCH)
     write_json(args.results / "times.json", dict(machine=machine, seconds=times))
-
-
-def cpu_name() -> str:
-    """As the system calls it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 # --- The report ------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ tasks = dict(
         epochs=16,
         evaluations=4,
         metric=dict(name="face/accuracy", label="verification accuracy", unit="%"),
-        baselines={"raw pixels": "face/pixels_accuracy"},
+        baselines={"raw pixels": "face/pixels/accuracy"},
         key="model.backbone.conv_cfg",
         input_shape=(112, 112),
         widen=dict(key="model.backbone.widen_factor", follow={"model.neck.in_channels": 0}),

@@ -34,7 +34,7 @@ tasks = dict(
         config="face/mobilefacenet_sample-112x112.py",
         evaluations=3,
         metric=dict(name="face/accuracy", label="verification accuracy", unit="%"),
-        baselines={"raw pixels": "face/pixels_accuracy"},
+        baselines={"raw pixels": "face/pixels/accuracy"},
         key="model.backbone.conv_cfg",
         input_shape=(112, 112),
         data=dict(folder="sample_faces", generate="drconv_mm.datasets.sample_faces:generate_sample_faces"),

@@ -1,7 +1,7 @@
 """What a trained model costs and how it uses its regions.
 
 ``python -m drconv_mm.suite.inspection FOLDER --checkpoint FILE --shape H W`` is a run's last step, in a
-process of its own, so that the suite stays small beside the trainings that it measures.
+process of its own, whose failure is the run's alone.
 """
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ import argparse
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..checkpoint import read_checkpoint, strip_checkpoint
 from ..engine.complexity import count_by_part
 from ..engine.regions import region_shares
+from ..info import TOOLBOXES, cpu_name, toolbox_versions
 from ..layers.drconv import observe_regions
 from ..version import __version__
 from .pictures import draw_run
 from .results import INSPECTION_FILE, write_text
 
-# The two families share import names: the distributions' names tell them apart.
-_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmsegmentation", "mmpretrain")
-_FORK = {"mmdet": "onedl-mmdetection"}
 _SAMPLE = 16
 
 
@@ -58,11 +55,14 @@ def sample_regions(model: nn.Module, config: Config, count: int = _SAMPLE) -> di
     def observe(name: str, regions: Tensor, num_regions: int) -> None:
         counts[name] = counts.get(name, 0) + torch.bincount(regions.flatten().cpu(), minlength=num_regions)
 
-    dataset = DATASETS.build(config.val_dataloader.dataset)
+    loader = config.val_dataloader
+    dataset = DATASETS.build(loader.dataset)
+    # As the Runner chooses it.
+    collate = FUNCTIONS.get(loader.get("collate_fn", {"type": "pseudo_collate"})["type"])
     model.eval()
     with torch.no_grad(), observe_regions(model, observe):
         for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)):
-            model.test_step(pseudo_collate([dataset[int(index)]]))
+            model.test_step(collate([dataset[int(index)]]))
     shares = {name: region_shares(total).tolist() for name, total in counts.items()}
     return {name: {"num_regions": len(values), "shares": values} for name, values in shares.items()}
 
@@ -72,28 +72,16 @@ def environment() -> dict[str, str]:
     found = {"drconv_mm": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for package in ("numpy", "torchvision"):
         found[package] = version(package)
-    for package in _PACKAGES:
-        for name in (_FORK.get(package, f"onedl-{package}"), package):
-            try:
-                found[name] = version(name)
-                break
-            except PackageNotFoundError:
-                continue
+    # The two families share import names: the distributions' names tell them apart.
+    for family, toolboxes in toolbox_versions().items():
+        found |= {TOOLBOXES[name][family == "openmmlab"]: number for name, number in toolboxes.items()}
     found["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
-    found["cpu"] = _cpu_name()
+    found["cpu"] = cpu_name()
     found["cpu cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     found["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
         found["gpu"] = f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
     return found
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def inspect_run(folder: Path, source: Path, shape: tuple[int, int]) -> None:

@@ -154,6 +154,7 @@ class Session:
                 title=self.suite.title,
                 command=self.command,
                 baseline_conv=baseline,
+                planned=[(run.task.name, run.conv, run.seed) for run in self.runs],
             )
             print(f"report: {written[0]}", flush=True)
 
