@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 
 from .config import Suite, Task
 from .errors import SuiteError
+from .inspection import build_model, count_cost
 from .results import write_text
 
 TOLERANCE = 0.03
@@ -46,9 +46,7 @@ def match_widths(
         if conv is not None and "widened_to" in conv and f"{task.name}/{name}" not in widths
     ]
     for task, name, target in wanted:
-        # In a process of its own: a large suite process would count as its trainings' peak memory.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            widths[f"{task.name}/{name}"] = found = pool.submit(match_width, task, convs[target]).result()
+        widths[f"{task.name}/{name}"] = found = match_width(task, convs[target])
         write_text(path, json.dumps(widths, indent=1) + "\n")
         report(
             f"{task.name}, {name}: {task.widen['key']}={found['options'][task.widen['key']]} has "
@@ -74,8 +72,6 @@ def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SuiteError: The nearest is more than 3 % away.
     """
-    # Here, as the suite's own process is to stay without torch.
-    from .inspection import build_model, count_cost
 
     def cost(config: Config) -> int:
         return count_cost(build_model(config), task.input_shape)[0]
@@ -87,9 +83,16 @@ def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:
     tried: dict[int, tuple[int, dict[str, Any]]] = {}
 
     def widened(hundredths: int) -> int:
+        width = round(hundredths * _STEP, 2)
         if hundredths not in tried:
-            config, options = _widen(task, round(hundredths * _STEP, 2))
-            tried[hundredths] = cost(config), options
+            try:
+                config, options = _widen(task, width)
+                tried[hundredths] = cost(config), options
+            except Exception as error:  # of the toolboxes' networks, which know what widths they take
+                raise SuiteError(
+                    f"task {task.name!r}: the network can't be built with {task.widen['key']}={width}: {error}; a "
+                    "control needs a network of any width, and widen.follow for all that takes its channels"
+                ) from error
         return tried[hundredths][0]
 
     low, high = round(1 / _STEP), round(_WIDEST / _STEP)
@@ -108,10 +111,6 @@ def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:
 
 def _widen(task: Task, width: float) -> tuple[Config, dict[str, Any]]:
     """The task's config with a wider backbone, and the settings that make it so."""
-    import torch
-
-    from .inspection import build_model
-
     config = Config.fromfile(task.config)
     options = {task.widen["key"]: width}
     config.merge_from_dict(options)

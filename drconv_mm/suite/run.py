@@ -166,6 +166,7 @@ def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None
         Largest resident size of its process, bytes.
     """
     tail: deque[str] = deque(maxlen=_TAIL)
+    peak = 0
     with (run.folder / f"{step}.log").open("a", encoding="utf-8") as log:
         log.write(f"$ {shlex.join(command)}\n")
         # The lock files stay open in it: whoever kills this process alone does not free them.
@@ -177,6 +178,7 @@ def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None
                 log.write(line)
                 log.flush()
                 tail.append(line.rstrip())
+                peak = max(peak, _peak_memory(process.pid))
                 on_line(line)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -191,7 +193,26 @@ def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None
         code = process.returncode
         ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise _failure(run, step, f"{step} {ended}", list(tail))
-    return usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
+    return peak or usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
+
+
+def _peak_memory(pid: int) -> int:
+    """Largest resident size of a process or of one of its children (torchrun's trainings), bytes; 0 without /proc.
+
+    On Linux ``ru_maxrss`` will not do: it begins at the size of the process that forked.
+    """
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    peaks = [0]
+    for process in (str(pid), *children):
+        try:
+            status = Path(f"/proc/{process}/status").read_text()
+        except OSError:  # it has ended
+            continue
+        peaks += [1024 * int(size) for size in re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)]
+    return max(peaks)
 
 
 def _failure(run: Run, step: str, error: str, tail: list[str] | None = None) -> RunFailedError:

@@ -17,8 +17,13 @@ def suite() -> Suite:
 
 
 @pytest.fixture
-def run(suite, tmp_path) -> Run:
-    """The suite's run with DRConv."""
-    run = make_plan(suite, tmp_path / "work", tmp_path / "data")[1]
-    run.folder.mkdir(parents=True)
-    return run
+def runs(suite, tmp_path) -> list[Run]:
+    """The suite's runs, with Conv2d and DRConv."""
+    return make_plan(suite, tmp_path / "work", tmp_path / "data")
+
+
+@pytest.fixture
+def run(runs) -> Run:
+    """The run with DRConv, its folder made."""
+    runs[1].folder.mkdir(parents=True)
+    return runs[1]

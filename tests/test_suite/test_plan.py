@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
@@ -222,3 +223,16 @@ def test_one_suite_in_a_work_dir(suite, tmp_path):
     longer = {"shapes": replace(suite.tasks["shapes"], epochs=8)}
     with pytest.raises(SuiteError, match=r"other settings of tasks\.shapes"):
         claim(tmp_path, replace(suite, tasks=longer))
+
+
+def test_additions_of_the_docs_page(tmp_path):
+    """The lines that docs/suite.md adds, in a suite."""
+    conv, task = (
+        "\n".join(line[1:].strip() for line in block.splitlines() if line.startswith("+"))
+        for block in re.findall(r"```diff\n(.*?)```", (ROOT / "docs/suite.md").read_text(), re.DOTALL)
+    )
+    suite = load_suite(changed(tmp_path, f"convs.update({{{conv}}})\ntasks.update(dict({task}))"))
+    runs = make_plan(suite, tmp_path, tmp_path / "data")
+    assert len(conv.splitlines()) <= 5 and len(task.splitlines()) <= 5
+    assert {(run.task.name, run.conv) for run in runs} > {("cells", "Conv2d"), ("shapes", "DRConv-m4")}
+    assert [message.split()[1] for message in missing_data(suite, tmp_path)] == ["'cells'"]

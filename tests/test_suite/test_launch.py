@@ -1,0 +1,57 @@
+"""Runs as submitit's jobs on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from drconv_mm.suite.errors import DiskFullError
+from drconv_mm.suite.launch import run_jobs
+from drconv_mm.suite.results import RunResult
+from drconv_mm.suite.run import RunFailedError
+
+from .test_session import record
+
+pytest.importorskip("submitit")
+
+
+def execute(run) -> RunResult:
+    """In the job: what a run may come to."""
+    if run.conv == "Conv2d":
+        raise RunFailedError(f"{run.name}: broken")
+    return record(run)
+
+
+def crash(run) -> RunResult:
+    os._exit(3)
+
+
+def no_space(run) -> RunResult:
+    raise DiskFullError("here")
+
+
+@pytest.fixture(autouse=True)
+def jobs_find_this_module(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def launch(runs, function, folder):
+    return {run.conv: outcome for run, outcome in run_jobs(runs, function, "local", folder, 2, {"timeout_min": 5})}
+
+
+def test_jobs_hand_back_records_and_failures(runs, tmp_path):
+    found = launch(runs, execute, tmp_path)
+    assert isinstance(found["Conv2d"], RunFailedError) and str(found["Conv2d"]).endswith("broken")
+    assert found["DRConv"] == record(runs[1])
+
+
+def test_crashed_job(runs, tmp_path):
+    found = launch(runs[:1], crash, tmp_path)["Conv2d"]
+    assert isinstance(found, RunFailedError) and "its job" in str(found) and str(tmp_path) in str(found)
+
+
+def test_full_disk_stops_the_suite(runs, tmp_path):
+    with pytest.raises(DiskFullError):
+        launch(runs[:1], no_space, tmp_path)

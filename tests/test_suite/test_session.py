@@ -1,0 +1,134 @@
+"""What is checked before anything starts, the plan in words, and the time that is left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drconv_mm.suite.config import load_suite
+from drconv_mm.suite.errors import SuiteError
+from drconv_mm.suite.launch import run_here
+from drconv_mm.suite.lock import locked
+from drconv_mm.suite.results import ResultError, RunResult
+from drconv_mm.suite.run import RunFailedError
+from drconv_mm.suite.session import Session, duration
+
+ROOT = Path(__file__).parents[2]
+
+
+def record(run, seconds: float = 30.0) -> RunResult:
+    return RunResult(
+        suite=run.suite,
+        task=run.task.name,
+        conv=run.conv,
+        seed=run.seed,
+        task_title=run.task.title,
+        metric=run.task.metric,
+        value=50.0 + run.seed,
+        metrics={},
+        baselines={},
+        multiply_adds=10,
+        parameters=10,
+        seconds_per_iteration=0.1,
+        peak_memory_bytes=10,
+        iterations=8,
+        batch_size=8,
+        curves={"loss": [], "metric": []},
+        regions={},
+        environment={},
+        git_commit=None,
+        command=[],
+        started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T00:00:30+00:00",
+        seconds=seconds,
+        suite_command="",
+    )
+
+
+@pytest.fixture
+def session(suite, tmp_path) -> Session:
+    return Session(suite, work_dir=tmp_path / "work", data_root=tmp_path / "data")
+
+
+def finish(run, **changes) -> None:
+    replace(record(run), **changes).write(run.folder / "result.json")
+
+
+def test_finished_suite_is_only_reported(session, capsys):
+    for run in session.runs:
+        finish(run)
+    assert session.run(resume=True) == []
+    assert "2 runs, 2 finished, 0 to do" in capsys.readouterr().out
+    assert (session.work_dir / "report/report.html").is_file()
+    assert json.loads((session.work_dir / "suite.json").read_text())["name"] == "tiny_suite"
+
+
+def test_runs_that_are_there_need_resume(session):
+    finish(session.runs[0])
+    with pytest.raises(SuiteError, match="holds 1 finished and 0 unfinished of these 2 runs: add --resume"):
+        session.run(resume=False)
+
+
+def test_two_suites_at_once(session):
+    with locked(session.work_dir / "suite.lock", "it"), pytest.raises(SuiteError, match="is in use by another process"):
+        session.run(resume=True)
+
+
+def test_record_of_another_schema(session):
+    finish(session.runs[0])
+    path = session.runs[0].folder / "result.json"
+    path.write_text(path.read_text().replace("suite.result/1", "suite.result/0"))
+    for call in (session.describe, lambda: session.run(resume=True)):
+        with pytest.raises(ResultError, match="result/0', expected 'drconv_mm.suite.result/1'"):
+            call()
+
+
+def test_record_in_the_wrong_place(session):
+    finish(session.runs[0], seed=3)
+    with pytest.raises(SuiteError, match=r"is the result of .*3\), expected .*0\)"):
+        session.run(resume=True)
+
+
+def test_missing_data_stop_everything(tmp_path):
+    session = Session(load_suite(ROOT / "configs/suite/mini.py"), work_dir=tmp_path / "work", data_root=tmp_path)
+    with pytest.raises(SuiteError, match="nothing was started") as caught:
+        session.run(resume=False)
+    assert all(folder in str(caught.value) for folder in ("bccd", "camvid", "lfw_mini", "caltech20"))
+    assert not (tmp_path / "work").exists()
+
+
+def test_plan_in_words(session):
+    assert "2 runs to do\n" in session.describe()
+    finish(session.runs[0])
+    text = session.describe()
+    assert "| shapes | Conv2d | 0 | tiny_classifier | - | 4 epochs | 8 | finished | 30 s |" in text
+    assert "| model.backbone.conv_cfg: type=drconv_mm.DRConv | 4 epochs | 8 | new | 30 s |" in text
+    assert "1 runs to do, about 30 s" in text
+
+
+def test_plan_says_what_is_missing(tmp_path):
+    session = Session(load_suite(ROOT / "configs/suite/full.py"), work_dir=tmp_path / "work", data_root=tmp_path)
+    text = session.describe()
+    assert f"needs {tmp_path / 'coco'} with annotations/instances_train2017.json" in text and "imagenet" in text
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_failed_run_does_not_stop_the_rest(session):
+    def execute(run, report):
+        report("begins")
+        if run.conv == "Conv2d":
+            raise RunFailedError("broken")
+        return record(run)
+
+    told = []
+    outcomes = list(run_here(session.runs, execute, lambda run, text: told.append((run.conv, text))))
+    assert isinstance(outcomes[0][1], RunFailedError) and outcomes[1][1] == record(session.runs[1])
+    assert told == [("Conv2d", "begins"), ("DRConv", "begins")]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (119, "119 s"), (600, "10 min"), (12_000, "3 h 20 min")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
