@@ -51,8 +51,8 @@ def table_1(state, image, expansions, strides):
         x = F.batch_norm(x, *norm)
         return torch.where(x > 0, x, x * state[f"{name}.activate.weight"].view(-1, 1, 1)) if active else x
 
-    x = layer("conv1", image, stride=2, padding=1)
-    x = layer("depthwise", x, padding=1, groups=x.shape[1])
+    x = layer("conv1.0", image, stride=2, padding=1)
+    x = layer("conv1.1", x, padding=1, groups=x.shape[1])
     for stage, (expansion, (first, blocks)) in enumerate(zip(expansions, strides, strict=True)):
         for block in range(blocks):
             name, stride = f"layers.{stage}.{block}", 1 if block else first
@@ -107,6 +107,14 @@ def test_cost_of_mobilefacenet_is_the_papers():
     assert round(count_by_part(network, (112, 96))["total"].multiply_adds / 1e6) == 189
 
 
+def test_convolutions_start_at_one_scale():
+    """Depthwise ones too: the filters' norms, which set the learning rate of a layer behind a norm, lie together."""
+    model = MobileFaceNet(48)
+    model.init_weights()
+    norms = [m.weight.flatten(1).norm(dim=1).mean() for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(norms) == 49 and min(norms) > 1 and max(norms) < 2
+
+
 @pytest.mark.parametrize("toolbox", ["mmengine", "mmpretrain"])
 @pytest.mark.parametrize("backbone", SMALL)
 def test_registries_build_them(toolbox, backbone):
@@ -125,7 +133,7 @@ def test_frozen_stages_and_norm_eval(backbone):
     if backbone is IResNet:
         assert frozen == {"conv1", "bn1", "prelu", "layer1", "layer2"} and learns == {"layer3", "layer4", "bn2"}
     else:
-        assert frozen == {"conv1", "depthwise", "layers"} and learns == {"layers"}
+        assert frozen == {"conv1", "layers"} and learns == {"layers"}
     for index, stage in enumerate(model.layers):
         assert all(p.requires_grad == (index >= 2) for p in stage.parameters())
         assert stage.training == (index >= 2)

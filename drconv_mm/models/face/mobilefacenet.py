@@ -91,8 +91,11 @@ class MobileFaceNet(StagedBackbone):
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ):
-        if init_cfg is None:
-            init_cfg = [dict(type="Kaiming", layer="Conv2d"), dict(type="Constant", val=1, layer="_BatchNorm")]
+        if init_cfg is None:  # fan_in: PyTorch's fan_out of a depthwise kernel is C times too large, its weights tiny
+            init_cfg = [
+                dict(type="Kaiming", layer="Conv2d", mode="fan_in"),
+                dict(type="Constant", val=1, layer="_BatchNorm"),
+            ]
         super().__init__(len(_STAGES) + 2, out_indices, frozen_stages, norm_eval, init_cfg)
         self.input_size = pair("input_size", input_size, _STRIDE)
         if any(size % _STRIDE for size in self.input_size):
@@ -100,8 +103,10 @@ class MobileFaceNet(StagedBackbone):
         common = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         channels = round_channels(64 * widen_factor, widen_factor)
         active = dict(common, act_cfg=_activation(act_cfg, channels))
-        self.conv1 = ConvModule(3, channels, 3, stride=2, padding=1, **active)
-        self.depthwise = ConvModule(channels, channels, 3, padding=1, groups=channels, **active)
+        self.conv1 = nn.Sequential(  # a ConvModule that is a child of its own would not follow init_cfg
+            ConvModule(3, channels, 3, stride=2, padding=1, **active),
+            ConvModule(channels, channels, 3, padding=1, groups=channels, **active),
+        )
         self.layers = nn.ModuleList()
         for expansion, full, blocks, first_stride in _STAGES:
             wide, layer = round_channels(full * widen_factor, widen_factor), []
@@ -122,7 +127,7 @@ class MobileFaceNet(StagedBackbone):
                 f"images are {tuple(input.shape[2:])} (height, width) and the network was built for {self.input_size}; "
                 "resize them, or set input_size of the backbone"
             )
-        return self.depthwise(self.conv1(input))
+        return self.conv1(input)
 
 
 def _activation(act_cfg: dict | None, channels: int) -> dict | None:
