@@ -11,32 +11,39 @@ from mmengine.runner import Runner, TestLoop, ValLoop
 
 
 class _Several:
-    """Makes a loop of mmengine's run once a file; the first is the loop that others see."""
-
-    _loop: type[ValLoop] | type[TestLoop]
+    """Makes one of mmengine's loops go over several files; the first file's loader is the one that others see."""
 
     def __init__(self, runner: Runner, dataloader: dict, evaluator: dict, ann_files: Sequence[str], fp16: bool = False):
         if not isinstance(dataloader, dict) or not isinstance(evaluator, dict):
             raise TypeError(
-                f"{type(self).__name__}: the dataloader and the evaluator must be dicts, to be set for each file"
+                f"{type(self).__name__}: dataloader and evaluator must be dicts, which are set for each file"
             )
         names = [Path(file).stem for file in ann_files]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"ann_files must be one or more files of different names, got {list(ann_files)}")
-        loops = []
+        self._sets = []
         for file, name in zip(ann_files, names, strict=True):
             loader, metric = copy.deepcopy(dataloader), copy.deepcopy(evaluator)
             loader["dataset"]["ann_file"] = str(file)
             metric["prefix"] = name
-            loops.append((loader, metric))
-        super().__init__(runner, *loops[0], fp16)
-        self._others = [self._loop(runner, *loop, fp16) for loop in loops[1:]]
+            super().__init__(runner, loader, metric, fp16)
+            self._sets.append((self.dataloader, self.evaluator))
+        self.dataloader, self.evaluator = self._sets[0]
 
-    def run(self) -> dict:
-        """Evaluates; the metrics of each file have its name before them."""
-        metrics = dict(super().run())
-        for loop in self._others:
-            metrics.update(loop.run())
+    def _run(self, phase: str) -> dict[str, float]:
+        """Evaluates all in one epoch, so that hooks get all figures at once."""
+        self.runner.call_hook(f"before_{phase}")
+        self.runner.call_hook(f"before_{phase}_epoch")
+        self.runner.model.eval()
+        metrics = {}
+        for loader, evaluator in self._sets:
+            self.dataloader, self.evaluator = loader, evaluator
+            for index, batch in enumerate(loader):
+                self.run_iter(index, batch)
+            metrics.update(evaluator.evaluate(len(loader.dataset)))
+        self.dataloader, self.evaluator = self._sets[0]
+        self.runner.call_hook(f"after_{phase}_epoch", metrics=metrics)
+        self.runner.call_hook(f"after_{phase}")
         return metrics
 
 
@@ -59,11 +66,15 @@ class VerificationValLoop(_Several, ValLoop):
         ValueError: No file, or two of one name.
     """
 
-    _loop = ValLoop
+    def run(self) -> dict[str, float]:
+        """Evaluates; the metrics of each file have its name before them."""
+        return self._run("val")
 
 
 @LOOPS.register_module()
 class VerificationTestLoop(_Several, TestLoop):
     """mmengine's ``TestLoop`` over several sets, see `VerificationValLoop`."""
 
-    _loop = TestLoop
+    def run(self) -> dict[str, float]:
+        """As `VerificationValLoop.run`."""
+        return self._run("test")
