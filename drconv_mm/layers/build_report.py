@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections import Counter
 
+import torch
 from torch import nn
 
 from .drconv import DRConv2d
@@ -22,6 +23,8 @@ def note_build(layer: nn.Module, reason: str | None) -> None:
 
 
 def _report_pending(module: nn.Module, args: tuple) -> None:
+    if torch.jit.is_tracing():  # a trace would take in the parameters that are counted here
+        return
     while _handles:
         _handles.pop().remove()
     built = [(layer(), reason) for layer, reason in _pending if layer() is not None]

@@ -123,6 +123,14 @@ def test_log_says_once_what_became_dynamic(log):
     assert "min_in_channels=5" in text and "max_filter_numel=524288" in text
 
 
+def test_a_trace_is_left_alone_and_the_next_forward_reports(log):
+    traced, other = (nn.Sequential(DRConv(8, 8, 3)) for _ in range(2))
+    torch.jit.trace(traced, torch.randn(1, 8, 9, 9), check_trace=False)
+    assert not log.records
+    other(torch.randn(1, 8, 9, 9))
+    assert "2 of 2 convolutions are DRConv" in log.records[0].getMessage()
+
+
 def test_warning_where_nothing_became_dynamic(log):
     layers = nn.Sequential(DRConv(3, 8, 3), DRConv(8, 8, 3, groups=8))
     layers(torch.randn(1, 3, 9, 9))
