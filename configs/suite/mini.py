@@ -7,8 +7,8 @@ tasks = dict(
     detection=dict(
         title="Object detection: RetinaNet with MobileNetV2, blood cells (BCCD) at 160x120",
         config="detection/retinanet_mobilenet-v2_fpn_bccd-160x120.py",
-        epochs=12,
-        evaluations=4,
+        epochs=9,
+        evaluations=3,
         metric=dict(name="coco/bbox_mAP", label="AP"),
         key="model.backbone.conv_cfg",
         input_shape=(128, 160),
@@ -22,8 +22,15 @@ tasks = dict(
     segmentation=dict(
         title="Semantic segmentation: FCN with MobileNetV2, street scenes (CamVid) at 240x180",
         config="segmentation/fcn_mobilenet-v2-d8_camvid-240x180.py",
-        iterations=120,
+        iterations=100,
         evaluations=4,
+        # Four fifths of the stock config's multiply-adds are its head's, which the key does not reach.
+        options={
+            "model.decode_head.channels": 128,
+            "model.decode_head.num_convs": 1,
+            "model.decode_head.concat_input": False,
+            "model.auxiliary_head.channels": 64,
+        },
         metric=dict(name="mIoU", label="mIoU", unit="%"),
         key="model.backbone.conv_cfg",
         input_shape=(180, 240),

@@ -76,7 +76,7 @@ def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:
     def cost(config: Config) -> int:
         return count_cost(build_model(config), task.input_shape)[0]
 
-    target = Config.fromfile(task.config)
+    target = _config(task)
     parent, _, name = task.key.rpartition(".")
     setting(target, parent)[name] = ConfigDict(conv)
     wanted = cost(target)
@@ -109,9 +109,15 @@ def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:
     return {"options": options, "multiply_adds": found, "target": wanted}
 
 
+def _config(task: Task) -> Config:
+    config = Config.fromfile(task.config)
+    config.merge_from_dict(task.options)
+    return config
+
+
 def _widen(task: Task, width: float) -> tuple[Config, dict[str, Any]]:
     """The task's config with a wider backbone, and the settings that make it so."""
-    config = Config.fromfile(task.config)
+    config = _config(task)
     options = {task.widen["key"]: width}
     config.merge_from_dict(options)
     if task.widen["follow"]:
@@ -119,7 +125,7 @@ def _widen(task: Task, width: float) -> tuple[Config, dict[str, Any]]:
         backbone.eval()  # some of the toolboxes' return None
         with torch.no_grad():
             outputs = backbone(torch.zeros(1, 3, *task.input_shape))
-        channels = [output.shape[1] for output in outputs]
+        channels = [output.shape[1] for output in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
         for key, places in task.widen["follow"].items():
             options[key] = channels[places] if isinstance(places, int) else [channels[place] for place in places]
         config.merge_from_dict(options)
