@@ -15,8 +15,8 @@ env: ## make .venv: PyTorch, the OpenMMLab toolboxes, this project
 build: env ## compile the CPU kernels (half a minute, once; without a compiler all works, slower)
 	-@$(BIN)/python -m drconv_mm.build
 
-demo: build ## train and evaluate a standard and a DRConv detector on generated scenes (under 6 minutes)
-	@$(BIN)/python tools/demo.py
+demo: build ## train and evaluate Conv2d and DRConv on four generated tasks, with a report (under 12 minutes)
+	@$(BIN)/python tools/suite.py configs/suite/sample.py --resume
 
 test: build lint ## lint and every test that takes seconds
 	$(BIN)/python -m pytest -m "not slow"
@@ -47,4 +47,4 @@ constraints: env ## write the versions that are installed to constraints.txt
 	   $(BIN)/pip freeze --exclude-editable | grep -vE '^(nvidia|cuda|triton|torch|onedl|psutil|ninja|.*@ )' ) > constraints.txt
 
 clean: ## remove what runs leave behind, not .venv
-	rm -rf work_dirs data/sample_detection build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf work_dirs data/sample_* build dist .pytest_cache .ruff_cache .hypothesis
