@@ -22,7 +22,7 @@ tasks = dict(
     segmentation=dict(
         title="Semantic segmentation: FCN with MobileNetV2, street scenes (CamVid) at 240x180",
         config="segmentation/fcn_mobilenet-v2-d8_camvid-240x180.py",
-        iterations=100,
+        iterations=80,
         evaluations=4,
         # Four fifths of the stock config's multiply-adds are its head's, which the key does not reach.
         options={

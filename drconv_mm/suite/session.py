@@ -15,9 +15,11 @@ from .lock import locked
 from .matching import match_widths, read_widths
 from .plan import Run, claim, generate_data, make_plan, missing_data, select
 from .report import write_report
-from .results import RunResult
+from .results import RunResult, read_results
 from .run import RunFailedError
 from .toolbox import tool_path
+
+CONCLUSIONS_FILE = "conclusions.md"
 
 
 class Session:
@@ -143,20 +145,30 @@ class Session:
         return failed
 
     def _write_report(self) -> None:
-        """Of all finished runs of the selection."""
-        results = [run.result() for run in self.runs if run.state() == "finished"]
-        if results:
-            baseline = self.suite.baseline
-            written = write_report(
-                self.work_dir,
-                results,
-                self.work_dir / "report",
-                title=self.suite.title,
-                command=self.command,
-                baseline_conv=baseline,
-                planned=[(run.task.name, run.conv, run.seed) for run in self.runs],
-            )
-            print(f"report: {written[0]}", flush=True)
+        """Of everything finished in the work dir, whatever part of the suite was asked for this time."""
+        results = read_results(self.work_dir / "runs")
+        tasks, convs = list(self.whole.tasks), list(self.whole.convs)
+
+        def place(name: str, names: list[str]) -> tuple[int, str]:
+            return (names.index(name) if name in names else len(names), name)
+
+        results.sort(key=lambda result: (place(result.task, tasks), place(result.conv, convs), result.seed))
+        if not results:
+            return
+        there = {result.conv for result in results}
+        conclusions = self.work_dir / CONCLUSIONS_FILE
+        triples = [(run.task.name, run.conv, run.seed) for run in self.runs]
+        written = write_report(
+            self.work_dir,
+            results,
+            self.work_dir / "report",
+            title=self.suite.title,
+            command=self.command,
+            conclusions=conclusions.read_text(encoding="utf-8") if conclusions.exists() else None,
+            baseline_conv=self.whole.baseline if self.whole.baseline in there else results[0].conv,
+            planned=list(dict.fromkeys([*((r.task, r.conv, r.seed) for r in results), *triples])),
+        )
+        print(f"report: {written[0]}", flush=True)
 
 
 class _Clock:

@@ -13,7 +13,16 @@ import pytest
 
 from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.lock import locked
-from drconv_mm.suite.run import RunFailedError, State, _call, _progress, execute, git_commit, newest_checkpoint
+from drconv_mm.suite.run import (
+    RunFailedError,
+    State,
+    _call,
+    _progress,
+    _train_command,
+    execute,
+    git_commit,
+    newest_checkpoint,
+)
 
 
 def python(text: str) -> list[str]:
@@ -77,6 +86,13 @@ def test_full_disk_of_the_suite(run):
     (run.folder / "train.log").symlink_to("/dev/full")
     with pytest.raises(DiskFullError, match="disk is full"):
         execute(run, "suite.py", report=lambda text: None)
+
+
+def test_several_gpus_are_left_to_torchrun(run):
+    command = _train_command(run, 4)
+    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+    assert command[command.index("--launcher") + 1] == "pytorch"
+    assert "--launcher" not in _train_command(run, 1)
 
 
 def test_state_outlives_its_process(tmp_path):

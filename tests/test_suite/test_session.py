@@ -63,7 +63,19 @@ def test_finished_suite_is_only_reported(session, capsys):
     assert session.run(resume=True) == []
     assert "2 runs, 2 finished, 0 to do" in capsys.readouterr().out
     assert (session.work_dir / "report/report.html").is_file()
+    assert (session.work_dir / "report/results.csv").read_text().count("\n") == 3
     assert json.loads((session.work_dir / "suite.json").read_text())["name"] == "tiny_suite"
+
+
+def test_report_is_of_all_that_is_finished(suite, session, capsys):
+    for run in session.runs:
+        finish(run)
+    (session.work_dir / "conclusions.md").write_text("It is a tie.")
+    part = Session(suite, convs=["DRConv"], work_dir=session.work_dir, data_root=session.data_root)
+    part.run(resume=True)
+    rows = (session.work_dir / "report/results.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["conv", "Conv2d", "DRConv"]
+    assert "It is a tie." in (session.work_dir / "report/report.md").read_text()
 
 
 def test_runs_that_are_there_need_resume(session):
