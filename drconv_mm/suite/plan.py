@@ -224,6 +224,9 @@ def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> 
         for key in ("begin", *_ENDS):
             if scheduler.get(key):
                 options[f"{name}.{key}"] = round(scheduler[key] * length / own)
+        begin, end = f"{name}.begin", f"{name}.end"
+        if begin in options and end in options:  # equal where a short training leaves no room
+            options[begin] = min(options[begin], options[end] - 1)
         if "milestones" in scheduler:
             options[f"{name}.milestones"] = [round(step * length / own) for step in scheduler["milestones"]]
     return options

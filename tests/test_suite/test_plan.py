@@ -100,6 +100,10 @@ param_scheduler = [
     assert (warmup.begin, warmup.end) == (0, 12) and short.end == 3
     assert (cosine.begin, cosine.end, cosine.T_max) == (3, 6, 3)
     assert steps.milestones == [4, 6] and cycle.total_steps == 6
+    shortest = make_plan(replace(suite, tasks={"shapes": replace(task, config=config, epochs=1)}), tmp_path, tmp_path)[
+        0
+    ]
+    assert (parsed(shortest).param_scheduler[1].begin, parsed(shortest).param_scheduler[1].end) == (0, 1)
     own = make_plan(replace(suite, tasks={"shapes": replace(task, config=config, epochs=None)}), tmp_path, tmp_path)[0]
     assert own.budget == 12 and parsed(own).param_scheduler == Config.fromfile(config).param_scheduler
 
