@@ -14,10 +14,11 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 # What is kept of a checkpoint's meta. Its config and log name folders of whoever trained it.
 META = ("dataset_meta", "epoch", "iter", "seed", "mmengine_version")
 
-# mmengine keeps histories of logged numbers beside the weights: NumPy arrays, and methods that `getattr` would fetch.
-# They are read as stand-ins: nothing of these names is imported or called.
-_LOG_NAMES = (
+# mmengine keeps histories of logged numbers and schedules beside the weights: NumPy arrays, and methods that `getattr`
+# would fetch. They are read as stand-ins: nothing of these names is imported or called.
+_INERT_NAMES = (
     "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler",
     "builtins.getattr",
     "numpy.ndarray",
     "numpy.dtype",
@@ -30,7 +31,7 @@ class CheckpointError(ValueError):
 
 
 class _Inert:
-    """Takes what is built of a log's part, and does nothing."""
+    """Takes what is built of a log's or a schedule's part, and does nothing."""
 
     def __init__(self, *args: object):
         pass
@@ -44,7 +45,7 @@ def _stand_in(name: str) -> type:
     return type(last, (_Inert,), {"__module__": module})
 
 
-_STAND_INS = [_stand_in(name) for name in _LOG_NAMES]
+_STAND_INS = [_stand_in(name) for name in _INERT_NAMES]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -54,8 +55,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         path: A file that mmengine or ``torch.save`` wrote: a dict with ``state_dict``, or a state dict alone.
 
     Returns:
-        The dict; ``state_dict`` holds tensors on the CPU, by name without ``module.`` in front, logs are unusable
-        stand-ins.
+        The dict; ``state_dict`` holds tensors on the CPU, by name without ``module.`` in front, logs and
+        schedules are unusable stand-ins.
 
     Raises:
         CheckpointError: The file is missing, is not whole, names something that no checkpoint needs, or has no weights.

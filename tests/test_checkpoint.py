@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.optim import OneCycleLR
 from torch import nn
 
 from drconv_mm import DRConv2d
@@ -234,6 +236,15 @@ def test_reading_runs_no_code(tmp_path, trap, form):
     assert not sprung.exists()
     torch.load(path, weights_only=False)
     assert sprung.exists()  # so it is a trap
+
+
+def test_one_cycle_schedules_are_read(tmp_path):
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    schedule = OneCycleLR(optimizer, eta_max=0.1, total_steps=5).state_dict()
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "param_schedulers": [schedule]}, tmp_path / "one.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "one.pth", weights_only=True)
+    assert torch.equal(read_checkpoint(tmp_path / "one.pth")["state_dict"]["weight"], torch.ones(2))
 
 
 def test_parts_of_logs_are_stand_ins(tmp_path):

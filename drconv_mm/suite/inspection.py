@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
 from torch import Tensor, nn
 
-from ..checkpoint import strip_checkpoint
+from ..checkpoint import read_checkpoint, strip_checkpoint
 from ..engine.complexity import count_by_part
 from ..engine.regions import region_shares
 from ..info import TOOLBOXES, cpu_name, toolbox_versions
@@ -93,8 +93,7 @@ def inspect_run(folder: Path, source: Path, shape: tuple[int, int]) -> None:
         shape: (H, W) that multiply-adds are counted at.
     """
     config = Config.fromfile(folder / "config.py")
-    # The run's own training wrote it. Schedules in it name functions, which a restricted reader refuses.
-    checkpoint = strip_checkpoint(torch.load(source, map_location="cpu", weights_only=False))
+    checkpoint = strip_checkpoint(read_checkpoint(source))
     weights = folder / "checkpoint.pth"
     draft = weights.with_name(f".{weights.name}.part")
     torch.save(checkpoint, draft)
