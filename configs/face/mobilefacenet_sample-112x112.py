@@ -2,6 +2,7 @@
 _base_ = ["../_base_/models/mobilefacenet_arcface.py", "../_base_/face_folders_112x112.py"]
 
 data_root = "data/sample_faces"
+max_epochs = 8
 model = dict(
     backbone=dict(widen_factor=0.5),
     neck=dict(in_channels=256),
@@ -10,3 +11,12 @@ model = dict(
 train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
+
+param_scheduler = [
+    dict(type="OneCycleLR", eta_max=0.1, total_steps=max_epochs, by_epoch=True, convert_to_iter_based=True)
+]
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+custom_hooks = [
+    dict(type="drconv_mm.CheckClassesHook"),
+    dict(type="drconv_mm.MarginWarmupHook", end=3),
+]
