@@ -15,7 +15,7 @@ env: ## make .venv: PyTorch, the OpenMMLab toolboxes, this project
 build: env ## compile the CPU kernels (half a minute, once; without a compiler all works, slower)
 	-@$(BIN)/python -m drconv_mm.build
 
-demo: build ## train and evaluate Conv2d and DRConv on four generated tasks, with a report (under 12 minutes)
+demo: build ## train and evaluate Conv2d and DRConv on four generated tasks, with a report
 	@$(BIN)/python tools/suite.py configs/suite/sample.py --resume
 
 test: build lint ## lint and every test that takes seconds

@@ -19,7 +19,7 @@ tasks = dict(
     segmentation=dict(
         title="Semantic segmentation: FCN with MobileNetV2, generated scenes of 160x120",
         config="segmentation/fcn_mobilenet-v2-d8_sample-160x120.py",
-        iterations=120,
+        iterations=160,
         evaluations=3,
         metric=dict(name="mIoU", label="mIoU", unit="%"),
         key="model.backbone.conv_cfg",
