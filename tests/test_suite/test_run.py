@@ -65,11 +65,13 @@ def test_interrupted_suite_ends_its_step(run):
     def interrupt(line: str) -> None:
         raise KeyboardInterrupt
 
+    step = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
     with pytest.raises(KeyboardInterrupt):
-        _call(run, python("import time; print('go', flush=True); time.sleep(1000)"), "train", interrupt)
-    # It returned: the process has ended and was waited for.
+        _call(run, python(step), "train", interrupt)
+    pid = int((run.folder / "train.log").read_text().splitlines()[-1])
+    # It has ended and was waited for. (This process may have other children.)
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(pid, os.WNOHANG)
 
 
 def test_full_disk_of_the_step(run):
