@@ -39,6 +39,7 @@ tasks = dict(
         config="face/mobilefacenet_8xb64_ms1mv3-112x112.py",
         epochs=None,
         evaluations=42,
+        input_shape=(112, 112),
         metric=dict(name="lfw/accuracy", label="verification accuracy on LFW", unit="%"),
         baselines=dict(_delete_=True),
         data=dict(

@@ -1,4 +1,4 @@
-# Faces alone: 320 iterations of 64 images, Conv2d and DRConv, three seeds.
+# Faces alone: 234 iterations of 32 images, Conv2d and DRConv, three seeds.
 _base_ = "mini.py"
 
 title = "DRConv against Conv2d on a part of Labeled Faces in the Wild"
