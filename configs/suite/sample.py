@@ -4,10 +4,11 @@ seeds = 1
 
 tasks = dict(
     detection=dict(
-        title="Object detection: RetinaNet with ResNet-18, generated scenes of 160x120",
+        title="Object detection: RetinaNet with ResNet-18, half as wide, generated scenes of 160x120",
         config="detection/retinanet_r18_fpn_sample-160x120.py",
+        options={"model.backbone.base_channels": 32, "model.neck.in_channels": [32, 64, 128, 256]},
         epochs=6,
-        evaluations=3,
+        evaluations=2,
         metric=dict(name="coco/bbox_mAP", label="AP"),
         key="model.backbone.conv_cfg",
         input_shape=(128, 160),
@@ -19,8 +20,9 @@ tasks = dict(
     segmentation=dict(
         title="Semantic segmentation: FCN with MobileNetV2, generated scenes of 160x120",
         config="segmentation/fcn_mobilenet-v2-d8_sample-160x120.py",
-        iterations=160,
-        evaluations=3,
+        iterations=120,
+        evaluations=2,
+        options={"train_dataloader.batch_size": 4},
         metric=dict(name="mIoU", label="mIoU", unit="%"),
         key="model.backbone.conv_cfg",
         input_shape=(120, 160),
@@ -32,7 +34,9 @@ tasks = dict(
     face=dict(
         title="Face verification: MobileFaceNet with ArcFace, generated faces of 112x112",
         config="face/mobilefacenet_sample-112x112.py",
-        evaluations=3,
+        options={"model.backbone.widen_factor": 0.25, "model.neck.in_channels": 128},
+        epochs=6,
+        evaluations=2,
         metric=dict(name="face/accuracy", label="verification accuracy", unit="%"),
         baselines={"raw pixels": "face/pixels/accuracy"},
         key="model.backbone.conv_cfg",
@@ -42,7 +46,7 @@ tasks = dict(
     classification=dict(
         title="Classification: ShuffleNetV2 0.5x, generated objects of 64x64",
         config="classification/shufflenet-v2-0.5x_sample-64x64.py",
-        evaluations=4,
+        evaluations=2,
         metric=dict(name="accuracy/top1", label="top-1 accuracy", unit="%"),
         key="model.backbone.conv_cfg",
         input_shape=(64, 64),
