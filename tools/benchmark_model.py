@@ -32,9 +32,8 @@ from torch import nn
 import drconv_mm
 from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.info import cpu_name
+from drconv_mm.memory import KEEP_FREED_MEMORY
 
-# What is freed stays with the process: else large tensors would be fetched from the system anew, page by page.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
 SHAPES = {"mmpretrain": (224, 224), "mmdet": (240, 320), "mmseg": (240, 320)}
 
@@ -192,7 +191,7 @@ def interleaved(runs: dict[str, Callable[[], None]], rounds: int, device: str) -
 def peak_memory(kind: str) -> float:
     """MB that the training step takes at its peak, in a process of its own: Linux alone."""
     command = [sys.executable, *sys.argv, "--measure-memory", kind]
-    environment = {key: value for key, value in os.environ.items() if key not in ALLOCATOR}
+    environment = {key: value for key, value in os.environ.items() if key not in KEEP_FREED_MEMORY}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     found = re.search(r"peak memory ([\d.]+)", done.stdout)
     return float(found.group(1)) if found else float("nan")
@@ -223,8 +222,8 @@ def main() -> None:
     if args.measure_memory:
         measure_memory(args)
         return
-    if args.device == "cpu" and any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    if args.device == "cpu" and any(os.environ.get(key) != value for key, value in KEEP_FREED_MEMORY.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_FREED_MEMORY})
     if args.threads:
         torch.set_num_threads(args.threads)
     about = dict(

@@ -30,10 +30,9 @@ import torch.nn.functional as F
 
 from drconv_mm import __version__, region_conv2d
 from drconv_mm.info import cpu_name
+from drconv_mm.memory import KEEP_FREED_MEMORY
 from drconv_mm.ops.backends import BACKENDS
 
-# Outputs over 10 MB would be given back to the system and fetched anew at each call: page faults, +-40% of the time.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 # To see what a run takes, nothing of an earlier one may be left: glibc would raise this threshold by itself.
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_TRIM_THRESHOLD_": str(1 << 16)}
 
@@ -303,7 +302,7 @@ def machine(args: argparse.Namespace) -> dict:
 def main() -> None:
     """Times and prints."""
     args = parse_args()
-    allocator = GIVES_BACK if args.memory else ALLOCATOR
+    allocator = GIVES_BACK if args.memory else KEEP_FREED_MEMORY
     if args.device == "cpu" and any(os.environ.get(key) != value for key, value in allocator.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **allocator})
     if args.threads:

@@ -35,6 +35,7 @@ from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
 from drconv_mm.info import cpu_name
 from drconv_mm.layers import DRConv2d, observe_regions
+from drconv_mm.memory import KEEP_FREED_MEMORY
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
 SIZE, STORED = 96, 112
@@ -375,9 +376,7 @@ def run(args: argparse.Namespace) -> None:
     missing = [job for job in jobs if not job[-1].exists()]
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished before", flush=True)
     load_split(args.data, "train")  # a wrong layout shows before anything starts
-    # glibc would give large tensors back to the system and fetch them anew each time, a fifth of a run's time.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 32))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 33))
+    os.environ.update({**KEEP_FREED_MEMORY, **os.environ})  # for the workers
     started = time.perf_counter()
     with torch.multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
         for done, result in enumerate(pool.imap_unordered(_worker, missing), 1):

@@ -23,6 +23,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..memory import KEEP_FREED_MEMORY
 from .errors import DiskFullError, SuiteError
 from .lock import locked
 from .plan import FAILED_FILE, Run
@@ -35,8 +36,6 @@ _TAIL = 25  # lines of a log that a failure shows
 _LINE = re.compile(
     r"(Epoch|Iter)\(train\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/(\d+)\].*?eta: (?P<eta>.+?)  .*?\bloss: (?P<loss>\S+)"
 )
-# glibc would give large tensors back to the system and fetch them anew, up to a fifth of a step's time on a CPU.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 # Results that are no metrics.
 _TIMES = ("time", "data_time")
 
@@ -174,7 +173,7 @@ def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None
         # The lock files stay open in it: whoever kills this process alone does not free them.
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", close_fds=False,
-            env={**_ALLOCATOR, **os.environ},
+            env={**KEEP_FREED_MEMORY, **os.environ},
         )  # fmt: skip
         try:
             for line in process.stdout:
