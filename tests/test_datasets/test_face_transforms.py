@@ -53,7 +53,7 @@ def test_gray_and_transparent_images_have_three_channels(image):
 
 def test_shift_against_indices_that_stop_at_the_edge(image):
     transform, seen = RandomShift(3), set()
-    for _ in range(300):
+    for _ in range(1000):
         state = np.random.get_state()
         shifted = transform(dict(img=image))["img"]
         np.random.set_state(state)
