@@ -2,10 +2,10 @@
 _base_ = ["../_base_/models/mobilefacenet_arcface.py", "../_base_/face_folders_112x112.py"]
 
 data_root = "data/sample_faces"
-max_epochs = 8
+max_epochs = 6
 model = dict(
-    backbone=dict(widen_factor=0.5),
-    neck=dict(in_channels=256),
+    backbone=dict(widen_factor=0.25),
+    neck=dict(in_channels=128),
     head=dict(num_classes=40, scale=32.0, margins=(1.0, 0.3, 0.0)),
 )
 train_dataloader = dict(dataset=dict(data_root=data_root))

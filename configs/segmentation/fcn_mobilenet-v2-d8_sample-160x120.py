@@ -25,6 +25,7 @@ train_pipeline = [
 ]
 test_pipeline = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
 train_dataloader = dict(
+    batch_size=4,
     dataset=dict(
         type="BaseSegDataset",
         data_root=data_root,
@@ -46,7 +47,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 160
+max_iters = 120
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
 param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=1e-5, by_epoch=False, begin=0, end=max_iters)]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)

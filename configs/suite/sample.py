@@ -6,8 +6,6 @@ tasks = dict(
     detection=dict(
         title="Object detection: RetinaNet with ResNet-18, half as wide, generated scenes of 160x120",
         config="detection/retinanet_r18_fpn_sample-160x120.py",
-        options={"model.backbone.base_channels": 32, "model.neck.in_channels": [32, 64, 128, 256]},
-        epochs=6,
         evaluations=2,
         metric=dict(name="coco/bbox_mAP", label="AP"),
         key="model.backbone.conv_cfg",
@@ -20,9 +18,7 @@ tasks = dict(
     segmentation=dict(
         title="Semantic segmentation: FCN with MobileNetV2, generated scenes of 160x120",
         config="segmentation/fcn_mobilenet-v2-d8_sample-160x120.py",
-        iterations=120,
         evaluations=2,
-        options={"train_dataloader.batch_size": 4},
         metric=dict(name="mIoU", label="mIoU", unit="%"),
         key="model.backbone.conv_cfg",
         input_shape=(120, 160),
@@ -34,8 +30,6 @@ tasks = dict(
     face=dict(
         title="Face verification: MobileFaceNet with ArcFace, generated faces of 112x112",
         config="face/mobilefacenet_sample-112x112.py",
-        options={"model.backbone.widen_factor": 0.25, "model.neck.in_channels": 128},
-        epochs=6,
         evaluations=2,
         metric=dict(name="face/accuracy", label="verification accuracy", unit="%"),
         baselines={"raw pixels": "face/pixels/accuracy"},

@@ -1,6 +1,6 @@
 """What a trained model costs and how it uses its regions.
 
-``python -m drconv_mm.suite.inspection FOLDER --checkpoint FILE --shape H W`` is a run's last step, in a
+``python -m drconv_mm.suite.inspection FOLDER --checkpoint FILE --shape H W`` runs beside a run's test.py, in a
 process of its own, whose failure is the run's alone.
 """
 

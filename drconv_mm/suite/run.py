@@ -1,4 +1,4 @@
-"""One run: the toolbox's own train.py and test.py, then an inspection, each in a process of its own."""
+"""One run: the toolbox's own train.py, then its test.py beside an inspection, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mmengine.config import Config
 
@@ -91,11 +91,10 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[[str],
         checkpoint = newest_checkpoint(run)
         if checkpoint is None:
             raise _failure(run, "train", "the training ended without a whole checkpoint and the validation of its end")
-        report("test")
-        _call(run, _test_command(run, checkpoint), "test")
-        state.save()
-        report("cost, regions and pictures")
-        _call(run, _inspection_command(run, checkpoint), "inspection")
+        report("test; cost, regions and pictures")
+        # Side by side: each spends most of its time importing, on one core.
+        with _step(run, _inspection_command(run, checkpoint), "inspection"):
+            _call(run, _test_command(run, checkpoint), "test")
         state.save()
         result = _collect(run, state, suite_command, _train_command(run, gpus))
         result.write(run.folder / RESULT_FILE)
@@ -160,41 +159,54 @@ def _disk_full_is_told(folder: Path) -> Iterator[None]:
         raise
 
 
-def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None] = lambda line: None) -> int:
-    """Runs a step to its end; what it prints goes to ``<step>.log``.
+@contextmanager
+def _step(run: Run, command: list[str], step: str, piped: bool = False) -> Iterator[tuple[subprocess.Popen, TextIO]]:
+    """Runs a step while the block does something else, and waits for it; it does not outlive a block that fails.
 
-    Returns:
-        Largest resident size of its process, bytes.
+    What it prints goes to ``<step>.log``, or to the block where it is piped.
     """
-    tail: deque[str] = deque(maxlen=_TAIL)
-    peak = 0
-    with (run.folder / f"{step}.log").open("a", encoding="utf-8") as log:
+    with (run.folder / f"{step}.log").open("a+", encoding="utf-8", errors="replace") as log:
         log.write(f"$ {shlex.join(command)}\n")
+        log.flush()
+        begin = log.tell()
         # The lock files stay open in it: whoever kills this process alone does not free them.
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", close_fds=False,
-            env={**KEEP_FREED_MEMORY, **os.environ},
+            command, stdout=subprocess.PIPE if piped else log, stderr=subprocess.STDOUT, text=True, errors="replace",
+            close_fds=False, env={**KEEP_FREED_MEMORY, **os.environ},
         )  # fmt: skip
         try:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                tail.append(line.rstrip())
-                peak = max(peak, _peak_memory(process.pid))
-                on_line(line)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+            yield process, log
+            if process.returncode is None:
+                process.wait()
         except BaseException:
             process.kill()
             process.wait()
             raise
-    if process.returncode:
-        text = "\n".join(tail)
-        if re.search(r"No space left on device|Errno 28|Disk quota exceeded", text):
-            raise DiskFullError(run.folder)
         code = process.returncode
-        ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        raise _failure(run, step, f"{step} {ended}", list(tail))
+        if code:
+            log.seek(begin)
+            tail = [line.rstrip() for line in deque(log, maxlen=_TAIL)]
+            if re.search(r"No space left on device|Errno 28|Disk quota exceeded", "\n".join(tail)):
+                raise DiskFullError(run.folder)
+            ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise _failure(run, step, f"{step} {ended}", tail)
+
+
+def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None] = lambda line: None) -> int:
+    """Runs a step to its end.
+
+    Returns:
+        Largest resident size of its process, bytes.
+    """
+    peak = 0
+    with _step(run, command, step, piped=True) as (process, log):
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            peak = max(peak, _peak_memory(process.pid))
+            on_line(line)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     return peak or usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
 
 

@@ -18,6 +18,7 @@ from drconv_mm.suite.run import (
     State,
     _call,
     _progress,
+    _step,
     _train_command,
     execute,
     git_commit,
@@ -72,6 +73,30 @@ def test_interrupted_suite_ends_its_step(run):
     # It has ended and was waited for. (This process may have other children.)
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def test_two_steps_side_by_side(run, tmp_path):
+    sign = str(tmp_path / "sign")
+    with _step(run, python(f"print('beside'); open({sign!r}, 'w')"), "inspection"):
+        _call(run, python(f"import os, time\nwhile not os.path.exists({sign!r}): time.sleep(0.01)"), "test")
+    assert (run.folder / "inspection.log").read_text().endswith("beside\n")
+
+
+def test_a_step_does_not_outlive_the_one_beside_it(run):
+    forever = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
+    log = run.folder / "inspection.log"
+    with pytest.raises(RunFailedError, match="test ended with exit code 3"), _step(run, python(forever), "inspection"):
+        _call(run, python(f"while open({str(log)!r}).read().count('\\n') < 2: pass\nraise SystemExit(3)"), "test")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(int(log.read_text().splitlines()[-1]), os.WNOHANG)
+
+
+def test_crash_of_the_step_beside_shows_the_lines_of_this_sitting(run):
+    (run.folder / "inspection.log").write_text("No space left on device\n")  # an earlier one's
+    with pytest.raises(RunFailedError, match=r"inspection ended with exit code 1.*\n    \| last words"):
+        with _step(run, python("raise SystemExit('last words')"), "inspection"):
+            pass
+    assert json.loads((run.folder / "failed.json").read_text())["last_lines"] == ["last words"]
 
 
 def test_full_disk_of_the_step(run):
