@@ -4,9 +4,7 @@ _base_ = "../_base_/retinanet_r18_fpn_160x120.py"
 data_root = "data/sample_detection/"
 metainfo = dict(classes=("stripes_above", "stripes_below", "stripes_core", "stripes_rim"))
 # Half as wide, so that the network is small enough to share.
-model = dict(
-    backbone=dict(base_channels=32), neck=dict(in_channels=[32, 64, 128, 256]), bbox_head=dict(num_classes=4)
-)
+model = dict(backbone=dict(base_channels=32), neck=dict(in_channels=[32, 64, 128, 256]), bbox_head=dict(num_classes=4))
 
 train_dataloader = dict(
     batch_size=8,

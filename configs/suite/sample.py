@@ -28,13 +28,13 @@ tasks = dict(
         ),
     ),
     face=dict(
-        title="Face verification: MobileFaceNet with ArcFace, generated faces of 112x112",
-        config="face/mobilefacenet_sample-112x112.py",
+        title="Face verification: MobileFaceNet with ArcFace, generated faces at 64x64",
+        config="face/mobilefacenet_sample-64x64.py",
         evaluations=2,
         metric=dict(name="face/accuracy", label="verification accuracy", unit="%"),
         baselines={"raw pixels": "face/pixels/accuracy"},
         key="model.backbone.conv_cfg",
-        input_shape=(112, 112),
+        input_shape=(64, 64),
         data=dict(folder="sample_faces", generate="drconv_mm.datasets.sample_faces:generate_sample_faces"),
     ),
     classification=dict(

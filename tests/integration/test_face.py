@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs/face"
 # Number of dynamic layers by pair, with the default choice of layers.
 PAIRS = {
-    ("mobilefacenet", "sample-112x112"): 31,
+    ("mobilefacenet", "sample-64x64"): 31,
     ("mobilefacenet", "lfw-mini-112x112"): 31,
     ("mobilefacenet", "lfw-mini-64x64"): 31,
     ("mobilefacenet", "8xb64_ms1mv3-112x112"): 31,
@@ -140,7 +140,7 @@ class TestSample:
 
     @pytest.fixture(scope="class", params=["", "-drconv"])
     def trained(self, request, tmp_path_factory, faces) -> tuple[Path, str, str]:
-        folder, path = tmp_path_factory.mktemp("trained"), path_of("mobilefacenet", "sample-112x112", request.param)
+        folder, path = tmp_path_factory.mktemp("trained"), path_of("mobilefacenet", "sample-64x64", request.param)
         output = run(own("train.py", path, "--work-dir", "work", options=short(faces)), folder)
         return folder, path.name, output
 
@@ -175,7 +175,7 @@ class TestSample:
 
 def test_another_number_of_people_is_said_before_training(tmp_path, faces):
     options = short(faces) | {"model.head.num_classes": 5}
-    line = own("train.py", path_of("mobilefacenet", "sample-112x112"), options=options)
+    line = own("train.py", path_of("mobilefacenet", "sample-64x64"), options=options)
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode
     assert re.search(r"head\.num_classes=5, but train_dataloader has 6 classes \(person_0000.*set model", done.stderr)

@@ -106,7 +106,7 @@ def test_segmentor(tmp_path):
 
 def test_faces(tmp_path):
     data = generate_sample_faces(tmp_path / "data", 2, 1, 4, 2, 8)
-    config, checkpoint = untrained(tmp_path, "face/mobilefacenet_sample-112x112.py", data, DRCONV)
+    config, checkpoint = untrained(tmp_path, "face/mobilefacenet_sample-64x64.py", data, DRCONV)
     captions = check(draw_run(config, checkpoint, tmp_path / "out", 4), tmp_path / "out", 4, 4)
     assert sum("one person: cosine" in caption for caption in captions) == 2
     for caption in captions:

@@ -93,9 +93,9 @@ def test_a_step_does_not_outlive_the_one_beside_it(run):
 
 def test_crash_of_the_step_beside_shows_the_lines_of_this_sitting(run):
     (run.folder / "inspection.log").write_text("No space left on device\n")  # an earlier one's
-    with pytest.raises(RunFailedError, match=r"inspection ended with exit code 1.*\n    \| last words"):
-        with _step(run, python("raise SystemExit('last words')"), "inspection"):
-            pass
+    message = r"inspection ended with exit code 1.*\n    \| last words"
+    with pytest.raises(RunFailedError, match=message), _step(run, python("exit('last words')"), "inspection"):
+        pass
     assert json.loads((run.folder / "failed.json").read_text())["last_lines"] == ["last words"]
 
 

@@ -1,3 +1,3 @@
-_base_ = "mobilefacenet_sample-112x112.py"
+_base_ = "mobilefacenet_sample-64x64.py"
 
 model = dict(backbone=dict(conv_cfg=dict(type="drconv_mm.DRConv")))
