@@ -15,7 +15,7 @@ import sys
 import time
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,6 +36,8 @@ _TAIL = 25  # lines of a log that a failure shows
 _LINE = re.compile(
     r"(Epoch|Iter)\(train\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/(\d+)\].*?eta: (?P<eta>.+?)  .*?\bloss: (?P<loss>\S+)"
 )
+# For steps that share the cores: threads that spin at barriers keep the other's from working.
+_SHARING = {"OMP_WAIT_POLICY": "PASSIVE"}
 # Results that are no metrics.
 _TIMES = ("time", "data_time")
 
@@ -93,8 +95,8 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[[str],
             raise _failure(run, "train", "the training ended without a whole checkpoint and the validation of its end")
         report("test; cost, regions and pictures")
         # Side by side: each spends most of its time importing, on one core.
-        with _step(run, _inspection_command(run, checkpoint), "inspection"):
-            _call(run, _test_command(run, checkpoint), "test")
+        with _step(run, _inspection_command(run, checkpoint), "inspection", _SHARING):
+            _call(run, _test_command(run, checkpoint), "test", environment=_SHARING)
         state.save()
         result = _collect(run, state, suite_command, _train_command(run, gpus))
         result.write(run.folder / RESULT_FILE)
@@ -160,7 +162,9 @@ def _disk_full_is_told(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _step(run: Run, command: list[str], step: str, piped: bool = False) -> Iterator[tuple[subprocess.Popen, TextIO]]:
+def _step(
+    run: Run, command: list[str], step: str, environment: Mapping[str, str] | None = None, piped: bool = False
+) -> Iterator[tuple[subprocess.Popen, TextIO]]:
     """Runs a step while the block does something else, and waits for it; it does not outlive a block that fails.
 
     What it prints goes to ``<step>.log``, or to the block where it is piped.
@@ -172,7 +176,7 @@ def _step(run: Run, command: list[str], step: str, piped: bool = False) -> Itera
         # The lock files stay open in it: whoever kills this process alone does not free them.
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE if piped else log, stderr=subprocess.STDOUT, text=True, errors="replace",
-            close_fds=False, env={**KEEP_FREED_MEMORY, **os.environ},
+            close_fds=False, env={**KEEP_FREED_MEMORY, **(environment or {}), **os.environ},
         )  # fmt: skip
         try:
             yield process, log
@@ -192,14 +196,20 @@ def _step(run: Run, command: list[str], step: str, piped: bool = False) -> Itera
             raise _failure(run, step, f"{step} {ended}", tail)
 
 
-def _call(run: Run, command: list[str], step: str, on_line: Callable[[str], None] = lambda line: None) -> int:
+def _call(
+    run: Run,
+    command: list[str],
+    step: str,
+    on_line: Callable[[str], None] = lambda line: None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """Runs a step to its end.
 
     Returns:
         Largest resident size of its process, bytes.
     """
     peak = 0
-    with _step(run, command, step, piped=True) as (process, log):
+    with _step(run, command, step, environment, piped=True) as (process, log):
         for line in process.stdout:
             log.write(line)
             log.flush()
