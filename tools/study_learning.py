@@ -312,7 +312,7 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - i / iterations))
     generator = torch.Generator().manual_seed(seed)
     change = random_regions if arm.random_regions else None
-    losses, started = [], time.perf_counter()
+    losses, started = [], time.process_time()
     order = torch.empty(0, dtype=torch.long)
     model.train()
     with observe_regions(model, change) if change else nullcontext():
@@ -336,7 +336,8 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
         train_loss=round(mean(losses[-50:]), 4),
         multiply_adds=costs["total"].multiply_adds, parameters=costs["total"].parameters,
         entropy=entropies(model, val_images, change),
-        minutes=round((time.perf_counter() - started) / 60, 2), threads=torch.get_num_threads(),
+        # Of the processor: the clock of a run that was stopped, or had company, says nothing.
+        minutes=round((time.process_time() - started) / 60, 2), threads=torch.get_num_threads(),
         torch=torch.__version__, drconv_mm=drconv_mm.__version__,
     )  # fmt: skip
     write_json(out, result)
