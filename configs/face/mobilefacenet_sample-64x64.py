@@ -1,5 +1,5 @@
 # Drawn faces: python -m drconv_mm.datasets.sample_faces data/sample_faces
-_base_ = ["../_base_/models/mobilefacenet_arcface.py", "../_base_/face_folders_112x112.py"]
+_base_ = ["../_base_/models/mobilefacenet_arcface.py", "../_base_/face_folders_64x64.py"]
 
 data_root = "data/sample_faces"
 max_epochs = 8
@@ -9,18 +9,8 @@ model = dict(
     neck=dict(in_channels=128),
     head=dict(num_classes=40, scale=32.0, margins=(1.0, 0.3, 0.0)),
 )
-resize = dict(type="Resize", scale=(64, 64))
-train_pipeline = [
-    dict(type="drconv_mm.LoadFace"),
-    resize,
-    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
-    dict(type="drconv_mm.RandomShift", pixels=2),
-    dict(type="drconv_mm.RandomBrightnessContrast", brightness=0.2, contrast=0.2),
-    dict(type="drconv_mm.PackFace"),
-]
-test_pipeline = [dict(type="drconv_mm.LoadFace"), resize, dict(type="drconv_mm.PackFace")]
-train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(data_root=data_root))
+val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 
 param_scheduler = [
