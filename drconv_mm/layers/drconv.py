@@ -13,8 +13,9 @@ from ..ops import region_conv2d
 from ..ops.backends.common import region_map
 from ..ops.geometry import pair, same_padding
 from ..ops.region_conv import guide_candidates
-from .generators import build_generator, outputs_side_by_side
+from .generators import MixtureGenerator, build_generator, outputs_side_by_side
 from .guide import compute_guide, reset_guide_, resize_guide
+from .mix_outputs import mix_outputs, mixing_outputs_pays
 
 # Part of a fresh layer's filter variance that is dynamic. Regions whose filters differ from the start are noise that
 # slows the training of all layers (docs/learning.md); at exactly zero the guide would have no gradient at first.
@@ -180,8 +181,7 @@ class DRConv2d(nn.Module):
                 f"input must be [N, C={self.in_channels}, H, W], got shape {tuple(input.shape)}"
                 + ("; add the batch dimension with unsqueeze(0)" if input.dim() == 3 else "")
             )
-        filters = self.generate_filters(input)
-        pads = self._pads
+        features, pads = input, self._pads
         if self._pad_mode != "constant" or pads[0] != pads[1] or pads[2] != pads[3]:
             input, pads = F.pad(input, pads, self._pad_mode), (0, 0, 0, 0)
         if guide is not None:
@@ -194,10 +194,32 @@ class DRConv2d(nn.Module):
             replacement = self._observer(region_map(guide.detach()))
             if replacement is not None:
                 guide = F.one_hot(replacement, self.num_regions).permute(0, 3, 1, 2).to(guide.dtype)
+        padding = (pads[2], pads[0])
+        if self._mixes_outputs(input, guide):
+            mixing = self.generator.mixing(features) * self.generator.scale(self.static_weight)
+            return mix_outputs(
+                input, self.generator.kernels, self.static_weight, mixing, guide, self.bias, self.stride, padding,
+                self.dilation, self.guide_grad, self.guide_topk, self.guide_grad_scale,
+            )  # fmt: skip
         return region_conv2d(
-            input, filters, guide, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups,
+            input, self.generate_filters(features), guide, self.bias, self.stride, padding, self.dilation, self.groups,
             guide_grad=self.guide_grad, guide_topk=self.guide_topk, guide_grad_scale=self.guide_grad_scale,
         )  # fmt: skip
+
+    def _mixes_outputs(self, input: Tensor, guide: Tensor) -> bool:
+        """Whether this call takes the order of `mix_outputs`: in training, on a small map."""
+        return (
+            torch.is_grad_enabled()
+            # A compiled, exported or traced model has the one operator, whatever its maps' size.
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and self.groups == 1
+            # A subclass may have filters that are no mixture.
+            and type(self.generator) is MixtureGenerator
+            # What does not fit is the operator's to refuse.
+            and guide.shape[:2] == (len(input), self.num_regions)
+            and mixing_outputs_pays(self.num_regions, self.generator.num_kernels, guide.shape[2] * guide.shape[3])
+        )
 
     def _output_size(self, input: Tensor, pads: tuple[int, int, int, int]) -> tuple[int, int]:
         height, width = (

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, Backend, choose_backend
 from .geometry import Geometry, pair, same_padding
+from .guide_gradient import guide_gradient, most_likely
 
 
 def region_conv2d(
@@ -250,28 +251,17 @@ def _backward(
     like = _wanted((input, filters, guide), wanted)
     if input.shape[0] == 0:
         return [torch.zeros_like(tensor) for tensor in like]
-    geometry, num_regions = _geometry(stride, padding, dilation, groups), filters.shape[1]
+    geometry = _geometry(stride, padding, dilation, groups)
     # One region has no choice to make: its softmax is constant.
     needed = (wanted[0], wanted[1], wanted[2] and candidates > 1)
-    some = _most_likely(guide, candidates) if needed[2] and candidates < num_regions else None
+    some = most_likely(guide, candidates) if needed[2] else None
     chosen = _choose(backend, input, filters, guide, geometry)
     grads = list(chosen.backward(grad_output, input, filters, guide, geometry, needed, some))
     if needed[2]:
-        scores, response = guide.to(grads[2].dtype), grads[2]
-        soft = (scores if some is None else scores.gather(1, some)).softmax(1)
-        grads[2] = torch.ops.aten._softmax_backward_data(response, soft, 1, soft.dtype)
-        if guide_grad_scale != 1:
-            grads[2] = grads[2] * guide_grad_scale
-        if some is not None:
-            grads[2] = torch.zeros_like(scores).scatter_(1, some, grads[2])
+        grads[2] = guide_gradient(guide, grads[2], some, guide_grad_scale)
     elif wanted[2]:
         grads[2] = torch.zeros_like(guide)
     return [_laid_out_like(tensor, grad) for tensor, grad in zip(like, _wanted(grads, wanted), strict=True)]
-
-
-def _most_likely(guide: Tensor, count: int) -> Tensor:
-    """The regions [N, count, Ho, Wo] with the highest scores; stable, so that ties go to the lowest index as in M."""
-    return guide.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
 def _laid_out_like(tensor: Tensor, grad: Tensor) -> Tensor:
