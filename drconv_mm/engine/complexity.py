@@ -31,6 +31,11 @@ def _region_conv_multiply_adds(inputs: list, outputs: list) -> int:
     return prod(output) * prod(filters[3:])
 
 
+def _baddbmm_multiply_adds(inputs: list, outputs: list) -> int:
+    """A handle that mmengine has for ``bmm`` and ``addmm`` alone."""
+    return prod(outputs[0].type().sizes()) * inputs[1].type().sizes()[-1]
+
+
 def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -> dict[str, Cost]:
     """Cost of one image through ``model.forward`` in its tensor mode.
 
@@ -47,6 +52,7 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
     training = model.training
     analyzer = FlopAnalyzer(model.eval(), image)
     analyzer.set_op_handle("drconv_mm::region_conv2d", _region_conv_multiply_adds)
+    analyzer.set_op_handle("aten::baddbmm", _baddbmm_multiply_adds)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
@@ -73,7 +79,7 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
 
 
 def _products(operators: Counter) -> int:
-    return sum(operators[kind] for kind in ("linear", "matmul", "bmm", "mm", "addmm", "einsum"))
+    return sum(operators[kind] for kind in ("linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"))
 
 
 def _has_own_guide(module: nn.Module) -> bool:

@@ -175,12 +175,22 @@ class PooledGenerator(FilterGenerator):
         nn.init.normal_(self.squeeze_weight, std=0.01)
         nn.init.normal_(self.expand_weight, std=std * (self.num_regions * _MEAN_SQUARE_SIGMOID) ** -0.5)
 
-    def dynamic(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, static: Tensor | None) -> Tensor:
         """See the base class."""
-        pooled = F.adaptive_avg_pool2d(input, self.filter_shape[2:])
+        regions, (out_channels, group_channels, *kernel_size) = self.num_regions, self.filter_shape
+        pooled = F.adaptive_avg_pool2d(input, kernel_size)
         hidden = F.conv2d(pooled, self.squeeze_weight, self.squeeze_bias).sigmoid()
-        filters = F.conv2d(hidden, self.expand_weight, groups=self.num_regions)
-        return filters.reshape(-1, self.num_regions, *self.filter_shape)
+        # A product for each region: [N kh kw, m] by [m, C/groups O].
+        hidden = hidden.unflatten(1, (regions, regions)).permute(1, 0, 3, 4, 2).flatten(1, 3)
+        expand = self.expand_weight.view(regions, out_channels, group_channels, regions)
+        expand = expand.permute(0, 3, 2, 1).flatten(2)
+        if static is None:
+            filters = torch.bmm(hidden, expand)
+        else:
+            static = static.permute(2, 3, 1, 0).flatten(2).expand(len(input), -1, -1, -1).flatten(0, 2)
+            filters = torch.baddbmm(static, hidden, expand, alpha=self.gain)
+        filters = filters.view(regions, len(input), *kernel_size, group_channels, out_channels)
+        return filters.permute(1, 0, 5, 4, 2, 3)
 
 
 def build_generator(
