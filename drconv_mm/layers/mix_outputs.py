@@ -16,7 +16,7 @@ from ..ops.guide_gradient import region_choice
 from ..ops.region_conv import guide_candidates
 
 # A generated number, with its gradient, takes as long as about so many multiply-adds of a dense convolution, with
-# theirs; measured on a CPU by tools/benchmark_op.py.
+# theirs; measured on a CPU by tools/benchmark_layer.py.
 _GENERATED_NUMBER = 72
 
 

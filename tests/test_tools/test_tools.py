@@ -100,6 +100,17 @@ def test_benchmark_prints_ratios_and_writes_them(tmp_path):
     assert done.returncode == 1 and "shape '64x64' is not like" in done.stderr
 
 
+def test_benchmark_of_layers_prints_both_orders():
+    shapes = ["--shapes", "2x8->8@4 k3", "2x8->16@9", "--regions", 2, 8, "--rounds", 2]
+    text = run("tools/benchmark_layer.py", *shapes).stdout
+    found = re.findall(r"\| (\S+ ?\S*) \| (\d) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| (\w+) \| [\d.]+ \|", text)
+    assert [(m, chosen) for _, m, chosen in found] == [
+        ("2", "outputs"), ("8", "outputs"), ("2", "filters"), ("8", "filters")
+    ]  # fmt: skip
+    done = run("tools/benchmark_layer.py", "--shapes", "16x8@9 k3 dw", check=False)
+    assert done.returncode == 1 and "shape '16x8@9 k3 dw' is depthwise" in done.stderr
+
+
 def test_visualize_regions(tmp_path):
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
