@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from .files import write_whole
+
 # What is kept of a checkpoint's meta. Its config and log name folders of whoever trained it.
 META = ("dataset_meta", "epoch", "iter", "seed", "mmengine_version")
 
@@ -169,13 +171,8 @@ def write_checkpoint(checkpoint: dict[str, Any], out: Path) -> Path:
         if path.is_file() and path.read_bytes() == data:
             return path
         raise CheckpointError(f"{str(path)!r} is there and holds something else; move it away, or give another name")
-    unfinished = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        write_whole(path, data)
     except OSError as error:
-        if unfinished.is_file():
-            unfinished.unlink()
         raise CheckpointError(f"{str(path)!r} can't be written ({error.strerror}); nothing was left behind") from error
     return path

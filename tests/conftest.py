@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,8 @@ SHARED = Path(os.environ.get("DRCONV_MM_TEST_DATA", Path(__file__).parents[2] / 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture

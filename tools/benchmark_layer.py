@@ -12,13 +12,12 @@ medians. Run it on an otherwise idle machine.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import sys
 from collections.abc import Callable
 
 import torch
-from benchmark_op import Shape, interleaved, machine
+from benchmark_op import Shape
+from timing import interleaved, machine, restart_with
 from torch import nn
 
 from drconv_mm.layers import DRConv2d
@@ -76,12 +75,14 @@ def candidates(shape: Shape, num_regions: int, device: str) -> dict[str, Callabl
 def main() -> None:
     """Times and prints a table."""
     args = parse_args()
-    if args.device == "cpu" and any(os.environ.get(key) != value for key, value in KEEP_FREED_MEMORY.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_FREED_MEMORY})
+    if args.device == "cpu":
+        restart_with(KEEP_FREED_MEMORY)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print(", ".join(f"{key} {value}" for key, value in machine(args).items()) + "; forward+backward, fp32, NCHW\n")
+    print(
+        ", ".join(f"{key} {value}" for key, value in machine(args.device).items()) + "; forward+backward, fp32, NCHW\n"
+    )
     print("| shape | m | conv2d, ms | mixture: filters | mixture: outputs | chosen | pooled |")
     print("|---|---|---|---|---|---|---|")
     for text in args.shapes or SHAPES:

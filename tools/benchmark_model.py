@@ -11,31 +11,25 @@ pictures and labels. Standard and DRConv take turns, the table gives medians. Ru
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import re
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData, PixelData
+from mmengine.config import DictAction
+from timing import interleaved, machine, restart_with
+from toolbox_models import SHAPES, build, training_samples
 from torch import nn
 
-import drconv_mm
 from drconv_mm.engine.complexity import count_by_part
-from drconv_mm.info import cpu_name
 from drconv_mm.memory import KEEP_FREED_MEMORY
 
 KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
-SHAPES = {"mmpretrain": (224, 224), "mmdet": (240, 320), "mmseg": (240, 320)}
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,95 +52,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--measure-memory", metavar="KIND", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def build(path: str, options: dict, changes: dict | None = None) -> tuple[nn.Module, str]:
-    """A config's model with fresh weights, and its toolbox.
-
-    Args:
-        path: The config.
-        options: As with ``--cfg-options``.
-        changes: Keys that get a new value, whatever they have; ``model.drconv`` turns the model into a `Retrofit`.
-    """
-    config = Config.fromfile(path)
-    config.merge_from_dict(options)
-    for key, value in (changes or {}).items():
-        *parents, last = key.split(".")
-        part = config
-        for parent in parents:
-            part = part[parent]
-        part[last] = value
-    if "model.drconv" in (changes or {}):
-        retrofit(config, config.model.drconv)
-    scope = config.get("default_scope") or "mmdet"
-    init_default_scope(scope)
-    _forget_pretrained(config.model)
-    torch.manual_seed(0)
-    return MODELS.build(config.model), scope
-
-
-def retrofit(config: Config, drconv: dict) -> None:
-    """Turns a config's model into a `Retrofit` of it, in place; ``drconv`` are `convert`'s arguments."""
-    config.model.drconv = dict(drconv, model_type=config.model.type)
-    config.model.type = "drconv_mm.Retrofit"
-
-
-def _forget_pretrained(part: object) -> None:
-    """So that nothing is downloaded."""
-    if isinstance(part, dict):
-        init = part.get("init_cfg")
-        if isinstance(init, dict) and init.get("type") == "Pretrained":
-            part["init_cfg"] = None
-        if isinstance(part.get("pretrained"), str):
-            part["pretrained"] = None
-        part = list(part.values())
-    if isinstance(part, (list, tuple)):
-        for item in part:
-            _forget_pretrained(item)
-
-
-def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int, int]) -> list:
-    """Labels for pictures of one size: one class, eight boxes, or a picture of classes."""
-    height, width = shape
-    samples = []
-    for index in range(batch):
-        if scope == "mmpretrain":
-            from mmpretrain.structures import DataSample
-
-            samples.append(DataSample().set_gt_label(index % getattr(model.head, "num_classes", 10)))
-        elif scope == "mmdet":
-            from mmdet.structures import DetDataSample
-            from mmdet.structures.mask import BitmapMasks
-
-            corner = torch.rand(8, 2) * torch.tensor([width, height]) * 0.6
-            boxes = torch.cat([corner, corner + torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(8, 2))], 1)
-            meta = dict(
-                img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=index
-            )
-            sample = DetDataSample(metainfo=meta)
-            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3)
-            if getattr(model, "with_mask", False):
-                sample.gt_instances.masks = BitmapMasks([draw_box(box, shape) for box in boxes], height, width)
-            sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.arange(0))
-            samples.append(sample)
-        else:
-            from mmseg.structures import SegDataSample
-
-            meta = dict(img_shape=shape, pad_shape=shape, ori_shape=shape)
-            sample = SegDataSample(metainfo=meta)
-            head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
-            sample.gt_sem_seg = PixelData(data=torch.randint(head.num_classes, (1, *shape)))
-            sample.gt_edge_map = PixelData(data=torch.randint(2, (1, *shape)))  # PIDNet's
-            samples.append(sample)
-    return samples
-
-
-def draw_box(box: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """A mask of ones inside (left, top, right, bottom)."""
-    mask = np.zeros(shape, np.uint8)
-    left, top, right, bottom = box.round().int().tolist()
-    mask[top:bottom, left:right] = 1
-    return mask
 
 
 def training_step(model: nn.Module, images: torch.Tensor, samples: list) -> Callable[[], None]:
@@ -173,19 +78,9 @@ def inference(model: nn.Module, images: torch.Tensor) -> Callable[[], None]:
     return run
 
 
-def interleaved(runs: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(-2, rounds):
-        for name, run in runs.items():
-            synchronize()
-            start = time.perf_counter()
-            run()
-            synchronize()
-            if index >= 0:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
+def medians(runs: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
+    """Median milliseconds of each."""
+    return {name: statistics.median(found) for name, found in interleaved(runs, rounds, device).items()}
 
 
 def peak_memory(kind: str) -> float:
@@ -222,14 +117,11 @@ def main() -> None:
     if args.measure_memory:
         measure_memory(args)
         return
-    if args.device == "cpu" and any(os.environ.get(key) != value for key, value in KEEP_FREED_MEMORY.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_FREED_MEMORY})
+    if args.device == "cpu":
+        restart_with(KEEP_FREED_MEMORY)
     if args.threads:
         torch.set_num_threads(args.threads)
-    about = dict(
-        date=datetime.date.today().isoformat(), drconv_mm=drconv_mm.__version__, torch=torch.__version__,
-        cpu=cpu_name(), threads=torch.get_num_threads(), device=args.device,
-    )  # fmt: skip
+    about = machine(args.device)
     print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
     print("| config | input | | multiply-adds | parameters | inference, ms | images/s | x | training step, ms | x |")
     print("|---|---|---|---|---|---|---|---|---|---|")
@@ -247,20 +139,20 @@ def main() -> None:
                 costs["DRConv, compiled"] = costs["DRConv"]
             images = torch.randn(batch, 3, *shape, device=args.device)
             samples = training_samples(scope, models["Conv2d"], batch, shape)
-            infer = interleaved({k: inference(m, images) for k, m in models.items()}, args.rounds, args.device)
+            infer = medians({k: inference(m, images) for k, m in models.items()}, args.rounds, args.device)
             trained = {k: m for k, m in models.items() if "compiled" not in k}
-            train = interleaved(
+            train = medians(
                 {k: training_step(m, images, samples) for k, m in trained.items()}, args.rounds, args.device
             )
             for kind in models:
                 step = train.get(kind)
                 row = dict(config=Path(path).stem, batch=batch, shape=shape, kind=kind, **costs[kind]._asdict())
-                rows.append(dict(row, inference=infer[kind], training=step))
+                rows.append(dict(row, inference_ms=infer[kind], training_ms=step))
                 cells = [
                     row["config"], f"{batch}x3x{shape[0]}x{shape[1]}", kind, f"{row['multiply_adds'] / 1e6:.1f} M",
-                    f"{row['parameters'] / 1e6:.2f} M", f"{1e3 * infer[kind]:.1f}", f"{batch / infer[kind]:.1f}",
+                    f"{row['parameters'] / 1e6:.2f} M", f"{infer[kind]:.1f}", f"{1e3 * batch / infer[kind]:.1f}",
                     f"{infer[kind] / infer['Conv2d']:.2f}",
-                    *(["", ""] if step is None else [f"{1e3 * step:.1f}", f"{step / train['Conv2d']:.2f}"]),
+                    *(["", ""] if step is None else [f"{step:.1f}", f"{step / train['Conv2d']:.2f}"]),
                 ]  # fmt: skip
                 print(f"| {' | '.join(cells)} |", flush=True)
     if len(args.configs) == len(args.batch) == 1 and args.device == "cpu":

@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import os
-import platform
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timing import interleaved, machine, restart_with
 
-from drconv_mm import __version__, region_conv2d
-from drconv_mm.info import cpu_name
+from drconv_mm import region_conv2d
 from drconv_mm.memory import KEEP_FREED_MEMORY
 from drconv_mm.ops.backends import BACKENDS
 
@@ -179,27 +176,6 @@ def candidates_of(shape: Shape, args: argparse.Namespace, regions: list[int]) ->
     return found
 
 
-def interleaved(runs: dict[str, Callable[[], None]], rounds: int | None, device: str) -> dict[str, list[float]]:
-    """Milliseconds of each candidate, one timing a round."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    start, warm = time.perf_counter(), 3
-    for index in range(-warm, rounds or 60):
-        if index == 0 and rounds is None:
-            a_round = (time.perf_counter() - start) / warm
-            rounds = max(15, min(60, int(1.5 * len(runs) ** 0.5 / a_round)))
-        if index >= (rounds or 60):
-            break
-        for name, run in runs.items():
-            synchronize()
-            begin = time.perf_counter()
-            run()
-            synchronize()
-            if index >= 0:
-                times[name].append(1e3 * (time.perf_counter() - begin))
-    return times
-
-
 def extra_memory(prepare: Callable[[], Callable[[], None]]) -> float:
     """MB that the first run takes beyond its tensors, at most, in a process forked for it: Linux alone, to 0.5 MB.
 
@@ -285,29 +261,14 @@ def plot(rows: list[dict], title: str, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def machine(args: argparse.Namespace) -> dict:
-    """What the figures depend on."""
-    found = dict(
-        date=datetime.date.today().isoformat(), drconv_mm=__version__, torch=torch.__version__,
-        python=platform.python_version(), cpu=cpu_name(),
-        threads=torch.get_num_threads(), device=args.device,
-    )  # fmt: skip
-    if args.device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(args.device)
-    elif BACKENDS["cpu"].why_not(torch.device("cpu")) is None:
-        found["capability"] = torch.ops.drconv_mm_cpu.capability()
-    return found
-
-
 def main() -> None:
     """Times and prints."""
     args = parse_args()
-    allocator = GIVES_BACK if args.memory else KEEP_FREED_MEMORY
-    if args.device == "cpu" and any(os.environ.get(key) != value for key, value in allocator.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **allocator})
+    if args.device == "cpu":
+        restart_with(GIVES_BACK if args.memory else KEEP_FREED_MEMORY)
     if args.threads:
         torch.set_num_threads(args.threads)
-    about = machine(args)
+    about = machine(args.device)
     what = f"forward+backward (guide_grad={args.backward})" if args.backward else "forward"
     what = f"{'extra peak memory' if args.memory else 'time'}, {what}, fp32, {'NCHW' if args.nchw else 'channels_last'}"
     print(", ".join(f"{key} {value}" for key, value in about.items()) + f"\n{what}")

@@ -31,6 +31,8 @@ from typing import NamedTuple
 
 from train import TOOLBOXES, mim_folder
 
+from drconv_mm.files import write_whole
+
 RESULTS = Path(__file__).parents[1] / "docs/compatibility.json"
 DRCONV = {"type": "drconv_mm.DRConv"}
 BACKBONE = "model.backbone.conv_cfg"
@@ -221,9 +223,9 @@ def selection(toolbox: str | None, pattern: str | None) -> list[Entry]:
 def check(entry: Entry) -> dict:
     """Runs the checks in this process; what is found out, with ``error`` where one does not hold."""
     import torch
-    from benchmark_model import build, training_samples
     from mmengine.logging import MMLogger
     from mmengine.model import revert_sync_batchnorm
+    from toolbox_models import build, training_samples
 
     from drconv_mm import DRConv2d
 
@@ -296,7 +298,7 @@ def types_of(model) -> dict[str, str]:
 
 def by_key(path: str) -> str:
     """What the one key does where it is of no use."""
-    from benchmark_model import build
+    from toolbox_models import build
 
     from drconv_mm import DRConv2d
 
@@ -405,14 +407,6 @@ def run_apart(entry: Entry, threads: int) -> dict:
     return dict(result, seconds=round(time.perf_counter() - started, 1))
 
 
-def write(path: Path, content: str) -> None:
-    """All of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(content)
-    unfinished.replace(path)
-
-
 def page(results: list[dict], about: str) -> str:
     """docs/compatibility.md."""
     passed = [r for r in results if not r["error"]]
@@ -494,14 +488,14 @@ def main() -> int:
         for done, future in enumerate(as_completed(running), 1):
             entry, result = running[future], future.result()
             kept[name_of(entry)] = result
-            write(args.results, json.dumps(kept, indent=1) + "\n")
+            write_whole(args.results, json.dumps(kept, indent=1) + "\n")
             left = (time.perf_counter() - started) / done * (len(missing) - done) / 60
             said = f"{result['dynamic']} dynamic" if not result["error"] else f"FAILED: {result['error']}"
             print(f"[{done}/{len(missing)}] {name_of(entry)}: {said} ({result['seconds']:.0f} s; {left:.0f} min left)",
                   flush=True)  # fmt: skip
     shown = [kept[name_of(entry)] for entry in WORKS + BY_NAME if name_of(entry) in kept]
     if args.page:
-        write(args.page, page(shown, versions()))
+        write_whole(args.page, page(shown, versions()))
     failed = [entry for entry in entries if kept[name_of(entry)]["error"]]
     print(f"{len(entries) - len(failed)} of {len(entries)} pass")
     return 1 if failed else 0

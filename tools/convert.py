@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmark_model import SHAPES, build, retrofit
 from mmengine.config import Config, DictAction
+from toolbox_models import SHAPES, build, retrofit
 from torch import nn
 
 from drconv_mm import DRConv2d

@@ -14,12 +14,5 @@ EOF
 fi
 config=$1 checkpoint=$2 gpus=$3
 shift 3
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" exec torchrun \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$here/test.py" "$config" "$checkpoint" --launcher pytorch "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+by_torchrun "$gpus" test.py "$config" "$checkpoint" --launcher pytorch "$@"

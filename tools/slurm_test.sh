@@ -14,19 +14,5 @@ EOF
 fi
 partition=$1 job_name=$2 config=$3 checkpoint=$4
 shift 4
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-gpus=${GPUS:-8}
-per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-# Several options in one variable, split at blanks.
-read -ra srun_args <<<"${SRUN_ARGS:-}"
-
-PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" exec srun \
-    --partition="$partition" \
-    --job-name="$job_name" \
-    --gres="gpu:$per_node" \
-    --ntasks="$gpus" \
-    --ntasks-per-node="$per_node" \
-    --cpus-per-task="${CPUS_PER_TASK:-5}" \
-    --kill-on-bad-exit=1 \
-    ${srun_args[@]+"${srun_args[@]}"} \
-    python -u "$here/test.py" "$config" "$checkpoint" --launcher slurm "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+by_srun "$partition" "$job_name" test.py "$config" "$checkpoint" --launcher slurm "$@"

@@ -33,6 +33,7 @@ import drconv_mm
 from drconv_mm.datasets.image_folder import scan_image_folder
 from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
+from drconv_mm.files import write_whole
 from drconv_mm.info import cpu_name
 from drconv_mm.layers import DRConv2d, observe_regions
 from drconv_mm.memory import KEEP_FREED_MEMORY
@@ -340,16 +341,8 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
         minutes=round((time.process_time() - started) / 60, 2), threads=torch.get_num_threads(),
         torch=torch.__version__, drconv_mm=drconv_mm.__version__,
     )  # fmt: skip
-    write_json(out, result)
+    write_whole(out, json.dumps(result, indent=1) + "\n")
     return result
-
-
-def write_json(path: Path, content: dict) -> None:
-    """All of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    unfinished.replace(path)
 
 
 # --- The commands ----------------------------------------------------------------------------------------------------
@@ -415,7 +408,7 @@ def time_arms(args: argparse.Namespace) -> None:
         }
         print(network, times[network], flush=True)
     machine = dict(threads=torch.get_num_threads(), cpu=cpu_name(), torch=torch.__version__, batch=BATCH)
-    write_json(args.results / "times.json", dict(machine=machine, seconds=times))
+    write_whole(args.results / "times.json", json.dumps(dict(machine=machine, seconds=times), indent=1) + "\n")
 
 
 # --- The report ------------------------------------------------------------------------------------------------------

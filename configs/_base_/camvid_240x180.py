@@ -1,7 +1,8 @@
 # CamVid at 240x180 with Cityscapes' layout and trainIds (11 of the 19 classes), small enough for two CPU cores:
 # data/camvid/leftImg8bit/{train,val}/<folder>/<frame>_leftImg8bit.png
 # data/camvid/gtFine/{train,val}/<folder>/<frame>_gtFine_labelTrainIds.png
-default_scope = "mmseg"
+_base_ = "segmentation_runtime.py"
+
 data_root = "data/camvid"
 image_size = (240, 180)
 max_iters = 200
@@ -67,10 +68,4 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
     dist_cfg=dict(backend="gloo"),
 )
-vis_backends = [dict(type="LocalVisBackend")]
-visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
-log_processor = dict(by_epoch=False)
-log_level = "INFO"
-load_from = None
-resume = False
 randomness = dict(seed=0)

@@ -1,7 +1,8 @@
 # Cityscapes in its official layout, and what mmseg needs to run:
 # data/cityscapes/leftImg8bit/{train,val}/<city>/<city>_<sequence>_<frame>_leftImg8bit.png
 # data/cityscapes/gtFine/{train,val}/<city>/<city>_<sequence>_<frame>_gtFine_labelTrainIds.png
-default_scope = "mmseg"
+_base_ = "segmentation_runtime.py"
+
 data_root = "data/cityscapes/"
 crop_size = (512, 1024)
 image_size = (2048, 1024)
@@ -70,9 +71,3 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
     dist_cfg=dict(backend="nccl"),
 )
-vis_backends = [dict(type="LocalVisBackend")]
-visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
-log_processor = dict(by_epoch=False)
-log_level = "INFO"
-load_from = None
-resume = False

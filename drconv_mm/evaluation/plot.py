@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from mmengine.logging import MMLogger
 
+from ..files import draft_of
 from .roc import tar_at_far
 
 FORMATS = (".pdf", ".png", ".svg")
@@ -42,7 +41,6 @@ def draw_roc(path: str | Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray
 
     log_file = MMLogger.get_current_instance().log_file
     path = Path(log_file).parent / path if log_file else Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(5, 4), dpi=120, layout="constrained")  # not pyplot: no window and no global state
     axes = figure.add_subplot(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02))
     for name, (positive, negative) in curves.items():
@@ -50,13 +48,6 @@ def draw_roc(path: str | Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray
         axes.step(far, tar_at_far(positive, negative, far), where="post", label=name)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    # Written beside its place and renamed: whoever looks at the picture during training sees a whole one.
-    handle, draft = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    try:
-        os.close(handle)
+    with draft_of(path) as draft:  # whoever looks at the picture during training sees a whole one
         figure.savefig(draft)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
     return path

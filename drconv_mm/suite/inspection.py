@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from ..checkpoint import read_checkpoint, strip_checkpoint
 from ..engine.complexity import count_by_part
 from ..engine.regions import region_shares
+from ..files import draft_of, write_whole
 from ..info import TOOLBOXES, cpu_name, toolbox_versions
 from ..layers.drconv import observe_regions
 from ..version import __version__
 from .pictures import draw_run
-from .results import INSPECTION_FILE, write_text
+from .results import INSPECTION_FILE
 
 _SAMPLE = 16
 
@@ -95,9 +96,8 @@ def inspect_run(folder: Path, source: Path, shape: tuple[int, int]) -> None:
     config = Config.fromfile(folder / "config.py")
     checkpoint = strip_checkpoint(read_checkpoint(source))
     weights = folder / "checkpoint.pth"
-    draft = weights.with_name(f".{weights.name}.part")
-    torch.save(checkpoint, draft)
-    draft.replace(weights)
+    with draft_of(weights) as draft:
+        torch.save(checkpoint, draft)
     model = build_model(config)
     multiply_adds, parameters = count_cost(model, shape)
     model.load_state_dict(checkpoint["state_dict"])
@@ -109,7 +109,7 @@ def inspect_run(folder: Path, source: Path, shape: tuple[int, int]) -> None:
         "environment": environment(),
     }
     draw_run(config, weights, folder / "pictures")
-    write_text(folder / INSPECTION_FILE, json.dumps(document))
+    write_whole(folder / INSPECTION_FILE, json.dumps(document))
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from ..files import write_whole
 from .config import Suite, Task
 from .errors import SuiteError
 from .inspection import build_model, count_cost
-from .results import write_text
 
 TOLERANCE = 0.03
 WIDTHS_FILE = "widths.json"
@@ -47,7 +47,7 @@ def match_widths(
     ]
     for task, name, target in wanted:
         widths[f"{task.name}/{name}"] = found = match_width(task, convs[target])
-        write_text(path, json.dumps(widths, indent=1) + "\n")
+        write_whole(path, json.dumps(widths, indent=1) + "\n")
         report(
             f"{task.name}, {name}: {task.widen['key']}={found['options'][task.widen['key']]} has "
             f"{found['multiply_adds'] / 1e6:.1f} M multiply-adds, {target} {found['target'] / 1e6:.1f} M"

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from ..checkpoint import read_checkpoint
 from ..engine.regions import PALETTE, RegionRecorder, region_entropy, region_shares, save_picture
-from .results import write_text
+from ..files import write_whole
 
 SCORE = 0.3  # detections below are not drawn, as OpenMMLab's own tools do
 _IOU = 0.5  # of a detection that has found an object
@@ -68,7 +68,7 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
         numbers[kind] += 1
         save_picture(out_dir / file, picture)
         entries.append({"file": file, "caption": caption, "kind": kind})
-    write_text(out_dir / "pictures.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out_dir / "pictures.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     return entries
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..files import write_whole
 from .config import Suite, Task
 from .errors import SuiteError, nearest
-from .results import RESULT_FILE, RunResult, write_text
+from .results import RESULT_FILE, RunResult
 
 FAILED_FILE = "failed.json"
 _CHECKPOINTS = 10  # a run's checkpoints, over its budget
@@ -391,7 +392,7 @@ def claim(work_dir: Path, suite: Suite) -> None:
     document = {"name": suite.name, "settings": old["settings"] | settings, "sha256": old["sha256"] | new}
     text = json.dumps(document, indent=1, default=str) + "\n"
     if not path.exists() or path.read_text() != text:
-        write_text(path, text)
+        write_whole(path, text)
 
 
 def _canonical(value: Any) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from ..files import draft_of, write_whole
 
 SCHEMA = "drconv_mm.suite.result/1"
 RESULT_FILE = "result.json"
@@ -127,7 +128,7 @@ class RunResult:
 
     def write(self, path: Path) -> None:
         """Writes the record, whole or not at all."""
-        write_text(path, self.to_json())
+        write_whole(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> RunResult:
@@ -209,21 +210,6 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all: beside it first, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # a full disk may show only here
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
 def read_results(folder: Path) -> list[RunResult]:
     """All records below a folder, by path.
 
@@ -236,10 +222,7 @@ def read_results(folder: Path) -> list[RunResult]:
 def write_csv(path: Path, results: Iterable[RunResult]) -> None:
     """Writes `CSV_COLUMNS`, a row a run, numbers in full precision."""
     rows = [[getattr(r, name) if name != "metric" else r.metric["name"] for name in CSV_COLUMNS] for r in results]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", encoding="utf-8", newline="") as file:
+    with draft_of(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         writer.writerows(rows)
-    draft.replace(path)

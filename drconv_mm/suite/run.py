@@ -23,11 +23,12 @@ from typing import Any, TextIO
 
 from mmengine.config import Config
 
+from ..files import write_whole
 from ..memory import KEEP_FREED_MEMORY
 from .errors import DiskFullError, SuiteError
 from .lock import locked
 from .plan import FAILED_FILE, Run
-from .results import INSPECTION_FILE, RESULT_FILE, RunResult, write_text
+from .results import INSPECTION_FILE, RESULT_FILE, RunResult
 from .toolbox import tool_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,7 @@ class State:
         """Notes changes, and the seconds of this sitting."""
         begin, before = self._sitting
         self.values.update(changes, seconds=round(before + time.monotonic() - begin, 3))
-        write_text(self.path, json.dumps(self.values) + "\n")
+        write_whole(self.path, json.dumps(self.values) + "\n")
 
 
 def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[[str], None] = print) -> RunResult:
@@ -109,7 +110,7 @@ def _write_config(run: Run) -> None:
     """The run's whole config, as it is trained."""
     config = Config.fromfile(run.task.config, import_custom_modules=False)
     config.merge_from_dict(run.options)
-    write_text(run.folder / "config.py", config.pretty_text)
+    write_whole(run.folder / "config.py", config.pretty_text)
 
 
 def _train(run: Run, state: State, gpus: int, report: Callable[[str], None]) -> None:
@@ -242,7 +243,7 @@ def _peak_memory(pid: int) -> int:
 def _failure(run: Run, step: str, error: str, tail: list[str] | None = None) -> RunFailedError:
     log = run.folder / f"{step}.log"
     document = {"error": error, "step": step, "log": str(log), "last_lines": tail or [], "time": _now()}
-    write_text(run.folder / FAILED_FILE, json.dumps(document, indent=1) + "\n")
+    write_whole(run.folder / FAILED_FILE, json.dumps(document, indent=1) + "\n")
     lines = "".join(f"\n    | {line}" for line in tail or [])
     return RunFailedError(f"{run.name}: {error}; the end of {log}:{lines}")
 

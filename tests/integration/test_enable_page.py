@@ -13,14 +13,13 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from toolbox_models import build
 
 from drconv_mm import DRConv2d
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from benchmark_model import build  # noqa: E402
 
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/enable.md").read_text(), re.DOTALL)
 CONFIGS = [text for language, text in BLOCKS if language == "python" and text.startswith("_base_")]

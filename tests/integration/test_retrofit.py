@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toolbox_models import build
 
 from drconv_mm import DRConv2d
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from benchmark_model import build  # noqa: E402
 
 CONFIGS = {
     "mmdet": ("detection/retinanet_r18_fpn_bccd-160x120.py", "RetinaNet", ["backbone.layer1"]),

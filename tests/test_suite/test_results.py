@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from drconv_mm.suite.results import CSV_COLUMNS, ResultError, RunResult, read_results, write_csv, write_text
+from drconv_mm.suite.results import CSV_COLUMNS, ResultError, RunResult, read_results, write_csv
 
 
 @pytest.fixture
@@ -109,11 +109,3 @@ def test_csv_has_full_precision(result, tmp_path):
     assert tuple(rows[0]) == CSV_COLUMNS and [row["seed"] for row in rows] == ["2", "3"]
     assert rows[0]["metric"] == "coco/bbox_mAP" and float(rows[0]["value"]) == result.value
     assert float(rows[0]["seconds_per_iteration"]) == result.seconds_per_iteration
-
-
-def test_nothing_half_written(tmp_path):
-    path = tmp_path / "file"
-    write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "new \udcff")
-    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 pytest.importorskip("mmpretrain")
+from toolbox_models import build
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from benchmark_model import build  # noqa: E402
 
 CONFIG = ROOT / "configs/classification/shufflenet-v2-0.5x_caltech20-96x96.py"
 

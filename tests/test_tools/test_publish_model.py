@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 pytest.importorskip("mmpretrain")
+import publish_model
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
@@ -20,8 +21,6 @@ from drconv_mm.checkpoint import read_checkpoint, sha256
 from drconv_mm.zoo import CARD, build_model
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import publish_model  # noqa: E402
 
 NAME = "shufflenet-v2-0.5x-drconv_caltech20-96x96"
 CONFIG = ROOT / f"configs/classification/{NAME}.py"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from rich.progress import track
 
 from drconv_mm.datasets.face.alignment import align_face, is_mirrored
 from drconv_mm.datasets.face.transforms import decode_image
+from drconv_mm.files import write_whole
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -102,13 +102,7 @@ def align(picture: Path, landmarks: np.ndarray, out: Path, size: tuple[int, int]
         written = False
     if not written:
         raise ValueError(f"no picture format is called {out.suffix!r}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(data.tobytes())
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(out, data.tobytes())
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..results import RunResult, write_csv, write_text
+from ...files import write_whole
+from ..results import RunResult, write_csv
 from .gallery import collect_pictures
 from .html import render_html
 from .markdown import write_markdown
@@ -61,6 +62,6 @@ def write_report(
     pictures, left_out = collect_pictures(work_dir, content)
     table, page, text = out_dir / "results.csv", out_dir / "report.html", out_dir / "report.md"
     write_csv(table, content.results)
-    write_text(page, render_html(content, looks, plots, pictures, left_out, table.read_bytes()))
+    write_whole(page, render_html(content, looks, plots, pictures, left_out, table.read_bytes()))
     write_markdown(text, content, plots, pictures, left_out)
     return [page, text, table]

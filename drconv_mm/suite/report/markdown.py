@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..results import write_text
+from ...files import write_whole
 from .gallery import KINDS, Picture
 from .numbers import COLUMN_UNITS, MISSING, format_number
 from .plots import Plot, TaskPlots
@@ -38,12 +38,7 @@ def write_markdown(
         while name in written:
             name += "-"
         written[name] = target = folder / f"{name}{ending}"
-        if isinstance(data, str):
-            write_text(target, data)
-        else:
-            draft = target.with_name(f".{target.name}.part")
-            draft.write_bytes(data)
-            draft.replace(target)
+        write_whole(target, data)
         return f"{FIGURES}/{target.name}"
 
     def plot_lines(plot: Plot) -> list[str]:
@@ -76,7 +71,7 @@ def write_markdown(
     for environment, count in content.environments:
         lines += [f"Environment of {count} run{'s' * (count != 1)}:", "", "| | |", "|---|---|"]
         lines += [f"| {_text(name)} | {_text(value)} |" for name, value in environment.items()] + [""]
-    write_text(path, "\n".join(lines))
+    write_whole(path, "\n".join(lines))
     for old in stale - set(written.values()):
         old.unlink()
 

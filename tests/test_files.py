@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from drconv_mm.files import draft_of, write_whole
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_text_and_bytes_in_a_new_folder(tmp_path):
+    write_whole(tmp_path / "new" / "a.txt", "gr\u00fcn\n")
+    write_whole(tmp_path / "new" / "b.bin", b"\0")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "gr\u00fcn\n".encode()
+    assert names(tmp_path / "new") == ["a.txt", "b.bin"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file.csv"
+    write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new \udcff")
+    with pytest.raises(KeyboardInterrupt), draft_of(path) as draft:
+        draft.write_text("half")
+        assert draft.suffix == ".csv" and path.read_text() == "old"
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and names(tmp_path) == ["file.csv"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs a disk of its own: root and mount")
+def test_a_full_disk(tmp_path):
+    if os.system(f"mount -t tmpfs -o size=64k tmpfs {tmp_path}"):
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        path = tmp_path / "file"
+        write_whole(path, b"old")
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(path, bytes(1 << 20))
+        assert path.read_bytes() == b"old" and names(tmp_path) == ["file"]
+    finally:
+        os.system(f"umount {tmp_path}")
