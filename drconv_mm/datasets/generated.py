@@ -12,6 +12,17 @@ from pathlib import Path
 SPLITS = ("train", "val")
 
 
+def check_at_least(**limits: tuple[int, int]) -> None:
+    """Checks arguments, each given as (value, least).
+
+    Raises:
+        ValueError: One of them is smaller.
+    """
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 @contextmanager
 def new_data_set(root: str | Path, meta: dict) -> Iterator[Path | None]:
     """A folder to write a data set into, which becomes ``root`` at the end; None where it is there already.

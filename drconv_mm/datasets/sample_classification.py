@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .drawing import CLASSES, draw_background, draw_object
-from .generated import SPLITS, new_data_set
+from .generated import SPLITS, check_at_least, new_data_set
 
 
 def generate_sample_classification(
@@ -36,9 +36,7 @@ def generate_sample_classification(
         ValueError: An argument out of range.
         FileExistsError: ``root`` holds something else.
     """
-    for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("size", size, 32)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    check_at_least(num_train=(num_train, 1), num_val=(num_val, 1), size=(size, 32))
     meta = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed, "version": 1}
     with new_data_set(root, meta) as draft:
         if draft is not None:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from .drawing import CLASSES, draw_scene
-from .generated import SPLITS, new_data_set
+from .generated import SPLITS, check_at_least, new_data_set
 
 
 def generate_sample_detection(
@@ -40,9 +40,7 @@ def generate_sample_detection(
         ValueError: An argument out of range.
         FileExistsError: ``root`` holds something else.
     """
-    for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("size", min(size), 32)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    check_at_least(num_train=(num_train, 1), num_val=(num_val, 1), size=(min(size), 32))
     meta = {"num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed, "version": 1}
     with new_data_set(root, meta) as draft:
         if draft is not None:

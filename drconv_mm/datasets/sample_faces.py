@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from .face_drawing import Person, draw_face
-from .generated import new_data_set
+from .generated import check_at_least, new_data_set
 
 SPLITS = ("train", "verify")
 _NAMES = ("person", "stranger")
@@ -62,9 +62,7 @@ def generate_sample_faces(
         num_pairs=num_pairs,
         size=size,
     )
-    for name, value in given.items():
-        if value < least[name]:
-            raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+    check_at_least(**{name: (value, least[name]) for name, value in given.items()})
     most = min(
         num_strangers * num_stranger_images * (num_stranger_images - 1),
         num_strangers * (num_strangers - 1) * num_stranger_images**2,

@@ -16,7 +16,7 @@ import numpy as np
 
 from .drawing import CLASSES as OBJECTS
 from .drawing import draw_scene
-from .generated import SPLITS, new_data_set
+from .generated import SPLITS, check_at_least, new_data_set
 
 CLASSES = ("background", *OBJECTS)
 VOID = 255
@@ -43,9 +43,7 @@ def generate_sample_segmentation(
         ValueError: An argument out of range.
         FileExistsError: ``root`` holds something else.
     """
-    for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("size", min(size), 32)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    check_at_least(num_train=(num_train, 1), num_val=(num_val, 1), size=(min(size), 32))
     meta = {"num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed, "version": 1}
     with new_data_set(root, meta) as draft:
         if draft is not None:
