@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.geometry import memory_format_of
 from ..ops.guide_gradient import region_choice
 from ..ops.region_conv import guide_candidates
 
@@ -58,7 +59,6 @@ def mix_outputs(
     Returns:
         ``[N, O, Ho, Wo]``, in input's memory format.
     """
-    memory_format = torch.channels_last if _is_channels_last(input) else torch.contiguous_format
     weight = kernels if static is None else torch.cat([kernels, static.unsqueeze(0)])
     outputs = F.conv2d(
         input.contiguous(memory_format=torch.channels_last), weight.flatten(0, 1), None, stride, padding, dilation
@@ -73,8 +73,4 @@ def mix_outputs(
     mixed = torch.bmm(weights.to(outputs.dtype), outputs).view(batch, height, width, weight.shape[1])
     if bias is not None:
         mixed = mixed + bias.to(mixed.dtype)
-    return mixed.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-
-
-def _is_channels_last(input: Tensor) -> bool:
-    return input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+    return mixed.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(input))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 
 class Geometry(NamedTuple):
     """Stride, symmetric zero padding and dilation, each as (vertical, horizontal), and the channel groups."""
@@ -42,3 +44,9 @@ def same_padding(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tup
     """Zeros that keep the size at stride 1, as (left, right, top, bottom); the odd one goes right and below."""
     vertical, horizontal = (d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
     return horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2
+
+
+def memory_format_of(images: torch.Tensor) -> torch.memory_format:
+    """Channels_last for ``[N, C, H, W]`` that are laid out so and not, by their sizes, in both ways."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format

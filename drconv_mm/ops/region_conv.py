@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .backends import BACKENDS, Backend, choose_backend
-from .geometry import Geometry, pair, same_padding
+from .geometry import Geometry, memory_format_of, pair, same_padding
 from .guide_gradient import guide_gradient, most_likely
 
 
@@ -170,11 +170,6 @@ def _check_guide_size(input: Tensor, filters: Tensor, guide: Tensor, geometry: G
         )
 
 
-def _memory_format(input: Tensor) -> torch.memory_format:
-    channels_last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
 def _geometry(stride: list[int], padding: list[int], dilation: list[int], groups: int) -> Geometry:
     return Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
 
@@ -206,7 +201,7 @@ def _forward(
     if input.shape[0] == 0:
         return _empty_output(input, filters, guide)
     output = _choose(backend, input, filters, guide, geometry).forward(input, filters, guide, geometry)
-    return output.contiguous(memory_format=_memory_format(input))
+    return output.contiguous(memory_format=memory_format_of(input))
 
 
 def _choose(name: str, input: Tensor, filters: Tensor, guide: Tensor, geometry: Geometry) -> Backend:
@@ -221,7 +216,7 @@ def _choose(name: str, input: Tensor, filters: Tensor, guide: Tensor, geometry: 
 
 def _empty_output(input: Tensor, filters: Tensor, guide: Tensor) -> Tensor:
     shape = (input.shape[0], filters.shape[2], *guide.shape[-2:])
-    return input.new_empty(shape).contiguous(memory_format=_memory_format(input))
+    return input.new_empty(shape).contiguous(memory_format=memory_format_of(input))
 
 
 @_forward.register_fake
