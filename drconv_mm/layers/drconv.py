@@ -22,6 +22,10 @@ from .mix_outputs import mix_outputs, mixing_outputs_pays
 _INITIAL_SHARE = 1e-3
 
 
+# Older torches can't tell an export from a compilation.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 class DRConv2d(nn.Module):
     r"""Dynamic Region-Aware Convolution (Chen et al., CVPR 2021): ``nn.Conv2d`` with a filter bank for each region.
 
@@ -210,8 +214,8 @@ class DRConv2d(nn.Module):
         """Whether this call takes the order of `mix_outputs`: in training, on a small map."""
         return (
             torch.is_grad_enabled()
-            # A compiled, exported or traced model has the one operator, whatever its maps' size.
-            and not torch.compiler.is_compiling()
+            # An exported or traced model has the one operator, whatever its maps' size.
+            and not _is_exporting()
             and not torch.jit.is_tracing()
             and self.groups == 1
             # A subclass may have filters that are no mixture.
