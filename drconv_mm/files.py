@@ -18,8 +18,6 @@ def draft_of(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())  # a full disk may show only here
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -33,5 +31,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         OSError: It can't be written; what was there is as before.
     """
     data = content.encode() if isinstance(content, str) else content
-    with draft_of(path) as draft:
-        draft.write_bytes(data)
+    with draft_of(path) as draft, draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # a full disk may show only here

@@ -200,7 +200,7 @@ class DRConv2d(nn.Module):
                 guide = F.one_hot(replacement, self.num_regions).permute(0, 3, 1, 2).to(guide.dtype)
         padding = (pads[2], pads[0])
         if self._mixes_outputs(input, guide):
-            mixing = self.generator.mixing(features) * self.generator.scale(self.static_weight)
+            mixing = self.generator.mixing(features, self.static_weight)
             return mix_outputs(
                 input, self.generator.kernels, self.static_weight, mixing, guide, self.bias, self.stride, padding,
                 self.dilation, self.guide_grad, self.guide_topk, self.guide_grad_scale,

@@ -120,24 +120,21 @@ class MixtureGenerator(FilterGenerator):
         nn.init.normal_(self.routing_weight, std=0.01)
         nn.init.normal_(self.kernels, std=std * (self.num_kernels / (4 * _MEAN_SQUARE_SIGMOID_3)) ** 0.5)
 
-    def mixing(self, input: Tensor) -> Tensor:
-        """The weights ``[N, m, K]`` of the base kernels in each filter, without K's share and the gain: `scale`."""
+    def mixing(self, input: Tensor, static: Tensor | None) -> Tensor:
+        """The weights ``[N, m, K]`` of the base kernels in each filter, with the gain beside a static kernel."""
         logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
-        return logits.sigmoid().view(-1, self.num_regions, self.num_kernels)
-
-    def scale(self, static: Tensor | None) -> float:
-        """What `mixing` is to be multiplied with, beside a static kernel or without."""
-        return 2 / self.num_kernels * (1.0 if static is None else self.gain)
+        scale = 2 / self.num_kernels * (1.0 if static is None else self.gain)
+        return scale * logits.sigmoid().view(-1, self.num_regions, self.num_kernels)
 
     def forward(self, input: Tensor, static: Tensor | None) -> Tensor:
         """See the base class."""
-        mixing, scale = self.mixing(input).flatten(0, 1), self.scale(static)
+        mixing = self.mixing(input, static).flatten(0, 1)
         kernels = self.kernels.permute(0, 3, 4, 2, 1)
         if static is None:
-            filters = (scale * mixing) @ kernels.flatten(1)
+            filters = mixing @ kernels.flatten(1)
         else:  # one pass over the filters, and one over their gradient
             static = static.permute(2, 3, 1, 0).reshape(1, -1)
-            filters = torch.addmm(static, mixing, kernels.flatten(1), alpha=scale)
+            filters = torch.addmm(static, mixing, kernels.flatten(1))
         return filters.view(-1, self.num_regions, *kernels.shape[1:]).permute(0, 1, 5, 4, 2, 3)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

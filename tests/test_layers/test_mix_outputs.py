@@ -101,7 +101,7 @@ def test_an_infinite_score_is_a_choice_as_well(taken):
     assert layer(torch.randn(2, 5, 4, 3), guide).isfinite().all() and taken
 
 
-def test_half_precision_and_autocast(taken, monkeypatch):
+def test_half_precision_and_autocast(taken):
     layer, input = DRConv2d(16, 8, 3, padding=1, own_guide=False), torch.randn(2, 16, 5, 4)
     guide = torch.randn(2, 8, 5, 4)
     expected = layer(input, guide)
@@ -125,7 +125,7 @@ def test_memory_format_is_the_inputs(taken):
     assert len(taken) == 2
 
 
-def test_observed_regions_are_used(taken, monkeypatch):
+def test_observed_regions_are_used(taken):
     model = nn.Sequential(DRConv2d(5, 6, 1, num_regions=8))
     input = torch.randn(2, 5, 4, 4)
     with observe_regions(model, lambda name, regions, m: torch.full_like(regions, 5)):

@@ -28,7 +28,7 @@ from rich.progress import track
 
 from drconv_mm.datasets.face.alignment import align_face, is_mirrored
 from drconv_mm.datasets.face.transforms import decode_image
-from drconv_mm.files import write_whole
+from drconv_mm.files import draft_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -102,7 +102,8 @@ def align(picture: Path, landmarks: np.ndarray, out: Path, size: tuple[int, int]
         written = False
     if not written:
         raise ValueError(f"no picture format is called {out.suffix!r}")
-    write_whole(out, data.tobytes())
+    with draft_of(out) as draft:  # not write_whole: to wait for the disk after each of millions of faces takes hours
+        draft.write_bytes(data.tobytes())
 
 
 def main() -> None:
