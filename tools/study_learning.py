@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
+from timing import interleaved, machine
 from torch import Tensor, nn
 
 import drconv_mm
@@ -34,7 +35,6 @@ from drconv_mm.datasets.image_folder import scan_image_folder
 from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
 from drconv_mm.files import write_whole
-from drconv_mm.info import cpu_name
 from drconv_mm.layers import DRConv2d, observe_regions
 from drconv_mm.memory import KEEP_FREED_MEMORY
 
@@ -391,24 +391,25 @@ def time_arms(args: argparse.Namespace) -> None:
     MMLogger.get_instance("mmengine", log_level="WARNING")
     times: dict[str, dict[str, dict]] = {}
     for network in args.networks:
-        models = {arm: build(network, ARMS[arm], len(classes)) for arm in args.arms}
-        seconds: dict[str, dict[str, list[float]]] = {arm: {"step": [], "inference": []} for arm in models}
-        for _ in range(args.rounds + 1):
-            for arm, model in models.items():
-                started = time.perf_counter()
+        runs: dict[tuple[str, str], Callable[[], None]] = {}
+        for arm in args.arms:
+            model = build(network, ARMS[arm], len(classes))
+
+            def step(model: nn.Module = model) -> None:
                 F.cross_entropy(model.train()(images), labels).backward()
-                seconds[arm]["step"].append(time.perf_counter() - started)
-                started = time.perf_counter()
+
+            def inference(model: nn.Module = model) -> None:
                 with torch.no_grad():
                     model.eval()(images)
-                seconds[arm]["inference"].append(time.perf_counter() - started)
+
+            runs[arm, "step"], runs[arm, "inference"] = step, inference
+        found = interleaved(runs, args.rounds, "cpu")
         times[network] = {
-            arm: {what: round(median(values[1:]), 4) for what, values in found.items()}
-            for arm, found in seconds.items()
+            arm: {what: round(median(found[arm, what]) / 1e3, 4) for what in ("step", "inference")} for arm in args.arms
         }
         print(network, times[network], flush=True)
-    machine = dict(threads=torch.get_num_threads(), cpu=cpu_name(), torch=torch.__version__, batch=BATCH)
-    write_whole(args.results / "times.json", json.dumps(dict(machine=machine, seconds=times), indent=1) + "\n")
+    content = dict(machine=dict(machine("cpu"), batch=BATCH), seconds=times)
+    write_whole(args.results / "times.json", json.dumps(content, indent=1) + "\n")
 
 
 # --- The report ------------------------------------------------------------------------------------------------------

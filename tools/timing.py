@@ -7,13 +7,16 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 
 from drconv_mm import __version__
 from drconv_mm.info import cpu_name
 from drconv_mm.ops.backends import BACKENDS
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def restart_with(environment: Mapping[str, str]) -> None:
@@ -22,10 +25,10 @@ def restart_with(environment: Mapping[str, str]) -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **environment})
 
 
-def interleaved(runs: dict[str, Callable[[], None]], rounds: int | None, device: str) -> dict[str, list[float]]:
+def interleaved(runs: dict[Name, Callable[[], None]], rounds: int | None, device: str) -> dict[Name, list[float]]:
     """Milliseconds of each candidate, one timing a round."""
     synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Name, list[float]] = {name: [] for name in runs}
     start, warm = time.perf_counter(), 3
     for index in range(-warm, rounds or 60):
         if index == 0 and rounds is None:
