@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
-from timing import interleaved, machine, restart_with
+from timing import extra_memory, interleaved, machine, restart_with
 from toolbox_models import SHAPES, build, training_samples
 from torch import nn
 
@@ -100,15 +100,7 @@ def measure_memory(args: argparse.Namespace) -> None:
     step = training_step(
         model, torch.randn(args.batch[0], 3, *shape), training_samples(scope, model, args.batch[0], shape)
     )
-    status = Path("/proc/self/status")
-
-    def kilobytes(key: str) -> int:
-        return int(re.search(rf"{key}:\s+(\d+)", status.read_text()).group(1))
-
-    Path("/proc/self/clear_refs").write_text("5")
-    before = kilobytes("VmRSS")
-    step()
-    print(f"peak memory {(kilobytes('VmHWM') - before) / 1024:.1f}")
+    print(f"peak memory {extra_memory(step):.1f}")
 
 
 def main() -> None:

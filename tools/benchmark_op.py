@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timing import interleaved, machine, restart_with
+from timing import extra_memory, interleaved, machine, restart_with
 
 from drconv_mm import region_conv2d
 from drconv_mm.memory import KEEP_FREED_MEMORY
@@ -176,8 +176,8 @@ def candidates_of(shape: Shape, args: argparse.Namespace, regions: list[int]) ->
     return found
 
 
-def extra_memory(prepare: Callable[[], Callable[[], None]]) -> float:
-    """MB that the first run takes beyond its tensors, at most, in a process forked for it: Linux alone, to 0.5 MB.
+def memory_in_fork(prepare: Callable[[], Callable[[], None]]) -> float:
+    """MB that a run takes at its peak beyond its tensors, in a process forked for it.
 
     The caller must not have started PyTorch's threads.
     """
@@ -186,15 +186,7 @@ def extra_memory(prepare: Callable[[], Callable[[], None]]) -> float:
     if child == 0:
         try:
             run = prepare()  # runs once, which loads what is loaded once
-            status = Path("/proc/self/status")
-
-            def kilobytes(key: str) -> int:
-                return int(re.search(rf"{key}:\s+(\d+)", status.read_text()).group(1))
-
-            Path("/proc/self/clear_refs").write_text("5")
-            before = kilobytes("VmRSS")
-            run()
-            os.write(send, str((kilobytes("VmHWM") - before) / 1024).encode())
+            os.write(send, str(extra_memory(run)).encode())
         finally:
             os._exit(0)
     os.close(send)
@@ -279,7 +271,7 @@ def main() -> None:
         candidates = candidates_of(shape, args, regions)
         print(f"\n{text}, {shape.out_size**2} pixels", flush=True)
         if args.memory:
-            values = {name: [extra_memory(prepare)] for name, prepare in candidates.items()}
+            values = {name: [memory_in_fork(prepare)] for name, prepare in candidates.items()}
         else:
             values = interleaved({name: prepare() for name, prepare in candidates.items()}, args.rounds, args.device)
         medians = {name: statistics.median(found) for name, found in values.items()}

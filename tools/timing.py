@@ -1,13 +1,15 @@
-"""How the benchmarks time: what is compared takes turns, in one process."""
+"""How the benchmarks measure: what is compared by its time takes turns, in one process."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -44,6 +46,19 @@ def interleaved(runs: dict[Name, Callable[[], None]], rounds: int | None, device
             if index >= 0:
                 times[name].append(1e3 * (time.perf_counter() - begin))
     return times
+
+
+def extra_memory(run: Callable[[], None]) -> float:
+    """MB that ``run`` takes at its peak beyond what the process has before it: Linux alone, to 0.5 MB."""
+    status = Path("/proc/self/status")
+
+    def megabytes(key: str) -> float:
+        return int(re.search(rf"{key}:\s+(\d+)", status.read_text()).group(1)) / 1024
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = megabytes("VmRSS")
+    run()
+    return megabytes("VmHWM") - before
 
 
 def machine(device: str) -> dict:

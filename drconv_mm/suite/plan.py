@@ -159,6 +159,7 @@ def make_plan(
     runs = []
     for task in suite.tasks.values():
         config = read_config(task)
+        config.merge_from_dict(task.options)
         for seed in range(suite.seeds):
             for name, conv in suite.convs.items():
                 folder = work_dir / "runs" / task.name / name / str(seed)

@@ -66,6 +66,12 @@ def test_the_only_difference_between_conv_types_is_the_key(suite, tmp_path):
     )
 
 
+def test_a_tasks_options_are_read_before_what_is_derived(suite, tmp_path):
+    task = replace(suite.tasks["shapes"], options={"train_dataloader.batch_size": 3})
+    runs = make_plan(replace(suite, tasks={"shapes": task}), tmp_path, tmp_path)
+    assert {run.batch_size for run in runs} == {3}
+
+
 def test_nested_settings_and_a_config_that_says_none(tmp_path):
     config = tmp_path / "none.py"
     config.write_text(
