@@ -151,4 +151,5 @@ def test_benchmark_model_times_any_toolbox(tmp_path, toolbox, config):
     peaks = [float(mb) for mb in re.findall(r"(?:Conv2d|DRConv) (\d+)", text.splitlines()[-1])]
     assert len(peaks) == 2 and min(peaks) > 1
     standard, dynamic = json.loads((tmp_path / "b.json").read_text())["rows"][:2]
-    assert standard["multiply_adds"] < dynamic["multiply_adds"] and standard["training_ms"] > standard["inference_ms"] > 0
+    assert standard["multiply_adds"] < dynamic["multiply_adds"]
+    assert standard["training_ms"] > standard["inference_ms"] > 0
