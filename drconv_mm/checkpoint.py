@@ -91,6 +91,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return {**(content if state is not content else {}), "state_dict": weights}
 
 
+def refuse_nan(checkpoint: dict[str, Any]) -> None:
+    """For weights that are to be published.
+
+    Raises:
+        CheckpointError: A tensor holds NaN.
+    """
+    for name, value in checkpoint["state_dict"].items():
+        if value.is_floating_point() and value.isnan().any():
+            raise CheckpointError(f"{name} holds NaN: the training diverged; publish an earlier checkpoint")
+
+
 def strip_checkpoint(checkpoint: dict[str, Any], half: bool = False) -> dict[str, Any]:
     """What users of the weights need: ``state_dict`` and some of ``meta``, in plain types.
 
@@ -100,14 +111,8 @@ def strip_checkpoint(checkpoint: dict[str, Any], half: bool = False) -> dict[str
     Args:
         checkpoint: As `read_checkpoint` returns it.
         half: Store weights in half the bytes, see `store_half`.
-
-    Raises:
-        CheckpointError: A tensor holds NaN.
     """
     weights = checkpoint["state_dict"]
-    for name, value in weights.items():
-        if value.is_floating_point() and value.isnan().any():
-            raise CheckpointError(f"{name} holds NaN: the training diverged; publish an earlier checkpoint")
     # A tensor may be a view of a larger storage, all of which would be saved.
     state = OrderedDict(
         (name, (store_half(value) if half else value).detach().clone(memory_format=torch.contiguous_format))

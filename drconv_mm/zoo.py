@@ -179,16 +179,14 @@ def build_model(config: Path) -> nn.Module:
     if find_spec("mmengine") is None:
         raise ImportError(f"config {str(config)!r} can't be read, as mmengine is not installed; {remedy}")
     from mmengine.config import Config
-    from mmengine.registry import MODELS, init_default_scope
+
+    from .engine.model import build_model as build
 
     cfg = Config.fromfile(config)
     scope = cfg.get("default_scope", "mmengine")
     if find_spec(scope) is None:
         raise ImportError(f"config {str(config)!r} needs {scope}, which is not installed; {remedy}")
-    if cfg.get("data_preprocessor"):  # mmengine's Runner puts it there, too
-        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
-    init_default_scope(scope)  # for good, as the toolboxes' own functions do: inference builds transforms by name
-    model = MODELS.build(cfg.model)
+    model = build(cfg)  # its scope stays, as with the toolboxes' own functions: inference builds transforms by name
     model.cfg = model._config = cfg  # mmpretrain's inferencers read the second
     return model
 

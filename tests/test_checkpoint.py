@@ -18,6 +18,7 @@ from drconv_mm import DRConv2d
 from drconv_mm.checkpoint import (
     CheckpointError,
     read_checkpoint,
+    refuse_nan,
     sha256,
     store_half,
     strip_checkpoint,
@@ -98,7 +99,7 @@ def test_names_of_a_wrapped_model(tmp_path):
 
 def test_diverged_weights_are_refused():
     with pytest.raises(CheckpointError, match="running_var holds NaN"):
-        strip_checkpoint({"state_dict": {"weight": torch.ones(2), "running_var": torch.tensor([1.0, float("nan")])}})
+        refuse_nan({"state_dict": {"weight": torch.ones(2), "running_var": torch.tensor([1.0, float("nan")])}})
 
 
 def harmless_by_hand(value: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from drconv_mm.checkpoint import read_checkpoint, sha256, strip_checkpoint, write_checkpoint
+from drconv_mm.checkpoint import read_checkpoint, refuse_nan, sha256, strip_checkpoint, write_checkpoint
 from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.zoo import CARD, Entry, build_model, load_weights, read_index
 
@@ -73,7 +73,7 @@ def describe(
         metadata["Input Size"] = f"{shape[0]}x{shape[1]}"
     results = known.results
     if metrics:
-        results = [{**(results[0] if results else {"Task": "?", "Dataset": "?"}), "Metrics": metrics}]
+        results = [{**(results[0] if results else {"Task": "?", "Dataset": "?"}), "Metrics": metrics}, *results[1:]]
     return {
         "Name": name,
         "In Collection": "DRConv" if "drconv" in name else "Standard convolution",
@@ -90,7 +90,9 @@ def main() -> None:
     entry = None
     try:
         metrics = read_metrics(args.metrics) if args.metrics else {}
-        checkpoint = strip_checkpoint(read_checkpoint(args.checkpoint), half=args.fp16)
+        whole = read_checkpoint(args.checkpoint)
+        refuse_nan(whole)
+        checkpoint = strip_checkpoint(whole, half=args.fp16)
         if args.config:
             model = build_model(args.config)
             load_weights(model, checkpoint, f"weights of {str(args.checkpoint)!r}", f"config {str(args.config)!r}")

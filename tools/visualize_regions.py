@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 import drconv_mm  # noqa: F401  (registers the conv type for configs that name it DRConv)
+from drconv_mm.engine.model import build_model
 from drconv_mm.engine.regions import RegionRecorder, save_picture
 from drconv_mm.layers import DRConv2d
 
@@ -63,8 +63,7 @@ def main() -> None:
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
-    init_default_scope(config.get("default_scope", "mmdet"))
-    model = MODELS.build(config.model)
+    model = build_model(config)
     layers = [name for name, module in model.named_modules() if isinstance(module, DRConv2d)]
     if not layers:
         sys.exit(

@@ -5,11 +5,13 @@ title = "DRConv against Conv2d on COCO, Cityscapes, MS1MV3 and ImageNet"
 # Workers load the data, so a resumed training goes on with other augmentation.
 exact_resume = False
 
+# Detection and segmentation start from ImageNet weights, which a widened network has none of.
 tasks = dict(
     detection=dict(
         title="Object detection: RetinaNet with MobileNetV2, COCO, 1x schedule",
         config="detection/retinanet_mobilenet-v2_fpn_1x_coco.py",
         epochs=None,
+        leave_out=["Conv2d-widened"],
         evaluations=12,
         input_shape=(800, 1344),
         data=dict(
@@ -27,6 +29,8 @@ tasks = dict(
         title="Semantic segmentation: FCN with MobileNetV2, Cityscapes, 80k iterations",
         config="segmentation/fcn_mobilenet-v2-d8_4xb4-80k_cityscapes-512x1024.py",
         iterations=None,
+        options=dict(_delete_=True),
+        leave_out=["Conv2d-widened"],
         evaluations=10,
         input_shape=(512, 1024),
         data=dict(
@@ -38,6 +42,7 @@ tasks = dict(
         title="Face verification: MobileFaceNet with ArcFace, MS1MV3",
         config="face/mobilefacenet_8xb64_ms1mv3-112x112.py",
         epochs=None,
+        options=dict(_delete_=True),
         evaluations=42,
         input_shape=(112, 112),
         metric=dict(name="lfw/accuracy", label="verification accuracy on LFW", unit="%"),
@@ -52,6 +57,7 @@ tasks = dict(
         title="Classification: MobileNetV2, ImageNet-1k",
         config="classification/mobilenet-v2_8xb128_in1k.py",
         epochs=None,
+        options=dict(_delete_=True),
         evaluations=24,
         input_shape=(224, 224),
         data=dict(
@@ -60,11 +66,3 @@ tasks = dict(
         ),
     ),
 )
-
-# Detection and segmentation start from ImageNet weights, which a widened network has none of.
-convs = {
-    "_delete_": True,
-    "Conv2d": None,
-    "DRConv": dict(type="drconv_mm.DRConv", num_regions=8, generator="mixture"),
-    "DRConv-pooled": dict(type="drconv_mm.DRConv", num_regions=8, generator="pooled"),
-}

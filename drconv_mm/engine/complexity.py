@@ -17,6 +17,9 @@ from ..layers.generators import FilterGenerator
 # What papers count: convolutions and linear layers. The rest (norms, which fold away, pooling, resizing) is apart.
 PARTS = ("convolution", "guide", "generator", "linear")
 
+# mmcv's DCN and DCNv2, by the names that a trace gives them.
+_DEFORMABLE = ("PythonOp.DeformConv2dFunction", "PythonOp.ModulatedDeformConv2dFunction")
+
 
 class Cost(NamedTuple):
     """Of one image: multiply-adds; and the parameters."""
@@ -29,6 +32,16 @@ def _region_conv_multiply_adds(inputs: list, outputs: list) -> int:
     """The handle: values of the traced graph, whose types know the shapes."""
     filters, output = inputs[1].type().sizes(), outputs[0].type().sizes()
     return prod(output) * prod(filters[3:])
+
+
+def _deformable_multiply_adds(inputs: list, outputs: list) -> int:
+    """A handle for mmcv's deformable convolutions, which are functions of Python; sampling counts as nothing."""
+    weight = next(sizes for sizes in map(_sizes, reversed(inputs)) if sizes is not None and len(sizes) == 4)
+    return prod(outputs[0].type().sizes()) * prod(weight[1:])
+
+
+def _sizes(value: torch.Value) -> list[int] | None:
+    return value.type().sizes() if value.isCompleteTensor() else None
 
 
 def _baddbmm_multiply_adds(inputs: list, outputs: list) -> int:
@@ -44,6 +57,9 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
         shape: (height, width) of the image, pixels.
         channels: Channels of the image.
 
+    Warns:
+        UserWarning: An operator written in Python whose multiply-adds nobody knows.
+
     Returns:
         The cost of each of `PARTS`, of ``'other'`` (norms, pooling, resizing), and ``'total'``: the multiply-adds of
         `PARTS`, and all parameters.
@@ -53,10 +69,17 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
     analyzer = FlopAnalyzer(model.eval(), image)
     analyzer.set_op_handle("drconv_mm::region_conv2d", _region_conv_multiply_adds)
     analyzer.set_op_handle("aten::baddbmm", _baddbmm_multiply_adds)
+    for name in _DEFORMABLE:
+        analyzer.set_op_handle(f"prim::{name}", _deformable_multiply_adds)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         by_module = analyzer.by_module_and_operator()
+        unknown = sorted(
+            name.split(".")[1] for name in analyzer.unsupported_ops() if name.startswith("prim::PythonOp.")
+        )
+    if unknown:
+        warnings.warn(f"the multiply-adds of {', '.join(unknown)} are not known, and are counted as 0", stacklevel=2)
     model.train(training)
     modules = dict(model.named_modules())
     all_operators = by_module[""]
@@ -66,7 +89,9 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
         by_module[f"{n}.generator".lstrip(".")]["conv"] for n, m in modules.items() if _has_own_guide(m)
     )
     multiply_adds = {
-        "convolution": all_operators["conv"] + all_operators["region_conv2d"] - guide - generators["conv"],
+        "convolution": sum(all_operators[kind] for kind in ("conv", "region_conv2d", *_DEFORMABLE))
+        - guide
+        - generators["conv"],
         "guide": guide,
         "generator": generators["conv"] + _products(generators),
         "linear": _products(all_operators) - _products(generators),

@@ -36,6 +36,7 @@ class Task:
         baselines: Results that need no network: ``{label: metric name}``.
         widen: ``dict(key=..., follow={...})`` for conv types with ``widened_to``: the setting that widens the backbone,
             and the settings that then take the channels of its outputs: an index, or a list of them.
+        leave_out: Names of conv types that this task is not run with.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, str] = field(default_factory=dict)
     widen: dict[str, Any] | None = None
+    leave_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ def load_suite(path: str | Path) -> Suite:
     if not isinstance(document["seeds"], int) or document["seeds"] < 1:
         raise SuiteError(f"{where}: seeds must be at least 1, got {document['seeds']!r}")
     tasks = {name: _task(name, settings, path.parent, where) for name, settings in document["tasks"].items()}
+    for name, task in tasks.items():
+        for conv in task.leave_out:
+            if conv not in convs:
+                raise SuiteError(f"{where}: tasks[{name!r}]: leave_out: {conv!r} is none of its convs {list(convs)}")
     exact = document.get("exact_resume", True)
     return Suite(path.stem, document["title"], tasks, convs, document["seeds"], baseline, exact)
 

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, FUNCTIONS
 from torch import Tensor, nn
 
 from ..checkpoint import read_checkpoint, strip_checkpoint
 from ..engine.complexity import count_by_part
+from ..engine.model import build_model
 from ..engine.regions import region_shares
 from ..files import draft_of, write_whole
 from ..info import TOOLBOXES, cpu_name, toolbox_versions
@@ -31,12 +32,6 @@ from .pictures import draw_run
 from .results import INSPECTION_FILE
 
 _SAMPLE = 16
-
-
-def build_model(config: Config) -> nn.Module:
-    """The model of a config, with the weights of its initialisation."""
-    init_default_scope(config.default_scope)
-    return MODELS.build(config.model)
 
 
 def count_cost(model: nn.Module, shape: tuple[int, int]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from .plan import Run
 from .results import RunResult
 from .run import RunFailedError, execute
 
+_A_WEEK = 7 * 24 * 60  # minutes; submitit's own limit for a job on this machine is 2
 LAUNCHERS = ("local", "submitit", "slurm")
 Execute = Callable[..., RunResult]
 Outcome = tuple[Run, RunResult | RunFailedError]
@@ -23,8 +24,10 @@ def run_here(runs: list[Run], execute_run: Execute, report: Callable[[Run, str],
     for run in runs:
         try:
             yield run, execute_run(run, report=partial(report, run))
-        except RunFailedError as error:
-            yield run, error
+        except DiskFullError:
+            raise
+        except SuiteError as error:
+            yield run, _failure(error)
 
 
 def run_jobs(
@@ -46,14 +49,27 @@ def run_jobs(
         parameters: Of submitit's ``AutoExecutor``: ``timeout_min``, ``gpus_per_node``, ``slurm_partition``, ...
 
     Raises:
-        SuiteError: submitit is not installed.
+        SuiteError: submitit is not installed, or refuses a parameter; jobs of Slurm have no time limit.
     """
+    if cluster == "local":
+        parameters = {"timeout_min": _A_WEEK, **parameters}
+    elif not {"timeout_min", "slurm_time"} & parameters.keys():
+        raise SuiteError(
+            "Slurm needs a time limit that is longer than a run: --job-options timeout_min=MINUTES; submitit's own is "
+            "5 minutes"
+        )
     try:
         import submitit
     except ImportError as error:
         raise SuiteError("this launcher needs submitit: pip install 'drconv_mm[suite]'") from error
-    executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
-    executor.update_parameters(**parameters)
+    try:
+        executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
+        executor.update_parameters(**parameters)
+    except Exception as error:  # submitit's own, NameError and AssertionError among them
+        raise SuiteError(
+            f"submitit can't start jobs with --launcher {cluster} and --job-options "
+            f"{' '.join(f'{key}={value}' for key, value in parameters.items())}: {error}"
+        ) from error
     waiting, active = list(runs), []
     try:
         while waiting or active:
@@ -85,9 +101,12 @@ def _result_of(run: Run, job: Any) -> RunResult | RunFailedError:
     result = job.result()
     if isinstance(result, DiskFullError):
         raise result
-    if isinstance(result, SuiteError) and not isinstance(result, RunFailedError):
-        return RunFailedError(str(result))
-    return result
+    return _failure(result) if isinstance(result, SuiteError) else result
+
+
+def _failure(error: SuiteError) -> RunFailedError:
+    """A run that another process works on failed, too, as far as the others are concerned."""
+    return error if isinstance(error, RunFailedError) else RunFailedError(str(error))
 
 
 def executor_for(suite_command: str, gpus: int) -> Execute:

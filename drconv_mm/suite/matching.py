@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from ..engine.model import build_model
 from ..files import write_whole
 from .config import Suite, Task
 from .errors import SuiteError
-from .inspection import build_model, count_cost
+from .inspection import count_cost
 
 TOLERANCE = 0.03
 WIDTHS_FILE = "widths.json"
@@ -43,7 +44,8 @@ def match_widths(
         (task, name, conv["widened_to"])
         for task in suite.tasks.values()
         for name, conv in suite.convs.items()
-        if conv is not None and "widened_to" in conv and f"{task.name}/{name}" not in widths
+        if conv is not None and "widened_to" in conv and name not in task.leave_out
+        if f"{task.name}/{name}" not in widths
     ]
     for task, name, target in wanted:
         widths[f"{task.name}/{name}"] = found = match_width(task, convs[target])

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate, pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..checkpoint import read_checkpoint
+from ..engine.model import build_model
 from ..engine.regions import PALETTE, RegionRecorder, region_entropy, region_shares, save_picture
 from ..files import write_whole
 
@@ -55,8 +56,7 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
         CheckpointError: The checkpoint can't be read, or holds more than weights.
         ValueError: The model predicts something else.
     """
-    init_default_scope(config.get("default_scope", "mmengine"))
-    model = MODELS.build(config.model).eval()
+    model = build_model(config).eval()
     model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     dataset = DATASETS.build(config.val_dataloader.dataset)
     with torch.no_grad():

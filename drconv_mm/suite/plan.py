@@ -20,6 +20,7 @@ from .results import RESULT_FILE, RunResult
 FAILED_FILE = "failed.json"
 _CHECKPOINTS = 10  # a run's checkpoints, over its budget
 _ENDS = ("end", "T_max", "total_steps")  # of the toolboxes' schedules
+_VALIDATES = {"val_begin": 1, "dynamic_intervals": None}
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator")
 
 
@@ -75,7 +76,7 @@ class Run:
         """The record of a finished run, checked to be of this run.
 
         Raises:
-            SuiteError: It is of another.
+            SuiteError: It is of another, or of another batch size.
             ResultError: It can't be read.
         """
         path = self.folder / RESULT_FILE
@@ -83,6 +84,11 @@ class Run:
         found, expected = (result.task, result.conv, result.seed), (self.task.name, self.conv, self.seed)
         if found != expected:
             raise SuiteError(f"{path} is the result of {found}, expected {expected}; move it to where it belongs")
+        if result.batch_size != self.batch_size:
+            raise SuiteError(
+                f"{path} was trained with batches of {result.batch_size} images, this run has {self.batch_size}: give "
+                "--gpus as it was, or choose another --work-dir"
+            )
         return result
 
 
@@ -154,14 +160,17 @@ def make_plan(
         widths: Settings of widened networks, see `drconv_mm.suite.matching`.
 
     Raises:
-        SuiteError: A config that can't be read or doesn't fit its task.
+        SuiteError: A config that can't be read or doesn't fit its task; a setting that ``--cfg-options`` can't take.
     """
+    _text("--work-dir", str(work_dir))  # a resumed training is given its checkpoint by --cfg-options
     runs = []
     for task in suite.tasks.values():
         config = read_config(task)
         config.merge_from_dict(task.options)
         for seed in range(suite.seeds):
             for name, conv in suite.convs.items():
+                if name in task.leave_out:
+                    continue
                 folder = work_dir / "runs" / task.name / name / str(seed)
                 width = (widths or {}).get(f"{task.name}/{name}", {}).get("options", {})
                 budget = _budget(task, config)
@@ -176,6 +185,8 @@ def make_plan(
                 batch_size = config.train_dataloader.batch_size * max(gpus, 1)
                 facts = (budget["unit"], budget["length"], budget["val_interval"], batch_size)
                 runs.append(Run(suite.name, task, name, seed, folder, config.default_scope, options, *facts))
+    for run in runs:
+        _ = run.cfg_options  # an error now, not in the run
     return runs
 
 
@@ -207,6 +218,8 @@ def _budget(task: Task, config: Config) -> dict[str, Any]:
     length = getattr(task, given) or own
     val_interval = max(1, length // task.evaluations)
     options: dict[str, Any] = {f"train_cfg.{key}": length, "train_cfg.val_interval": val_interval}
+    # Other times of validation, which the interval is to have alone.
+    options |= {f"train_cfg.{key}": value for key, value in _VALIDATES.items() if config.train_cfg.get(key)}
     if length != own:
         options.update(_scaled_schedules(config, unit == "epoch", own, length))
     return {"unit": unit, "length": length, "val_interval": val_interval, "options": options}
@@ -321,6 +334,8 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _text(key: str, value: Any) -> str:
     """A value as ``--cfg-options`` reads it."""
+    if isinstance(value, Mapping):
+        raise SuiteError(f"{key}={dict(value)!r} can't be given to --cfg-options: give each setting by its dotted name")
     if isinstance(value, (list, tuple)):
         brackets = "[]" if isinstance(value, list) else "()"
         return brackets[0] + ",".join(_text(key, item) for item in value) + brackets[1]
@@ -375,7 +390,7 @@ def claim(work_dir: Path, suite: Suite) -> None:
     """
     path = work_dir / "suite.json"
     settings = {
-        **{f"tasks.{name}": asdict(task) | {"config": task.config.name} for name, task in suite.tasks.items()},
+        **{f"tasks.{name}": asdict(task) | _config_facts(task) for name, task in suite.tasks.items()},
         **{f"convs.{name}": conv for name, conv in suite.convs.items()},
     }
     new = {name: hashlib.sha256(_canonical(value).encode()).hexdigest() for name, value in settings.items()}
@@ -394,6 +409,12 @@ def claim(work_dir: Path, suite: Suite) -> None:
     text = json.dumps(document, indent=1, default=str) + "\n"
     if not path.exists() or path.read_text() != text:
         write_whole(path, text)
+
+
+def _config_facts(task: Task) -> dict[str, str]:
+    """A task's config by what it says, wherever it lies."""
+    text = _canonical(read_config(task).to_dict())
+    return {"config": task.config.name, "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _canonical(value: Any) -> str:

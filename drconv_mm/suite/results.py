@@ -49,14 +49,14 @@ class RunResult:
         multiply_adds: Of one image of the task's size.
         parameters: Of the whole model.
         seconds_per_iteration: Median of the training's iterations.
-        peak_memory_bytes: Largest resident size of the training process.
+        peak_memory_bytes: Largest resident size of the training process; on a GPU the most that its tensors took there.
         iterations: Iterations trained.
         batch_size: Images of one iteration.
         curves: ``loss`` and ``metric``: ``[[iteration, value], ...]`` while training.
         regions: For each layer with regions ``{'num_regions': m, 'shares': [m numbers that sum to 1]}`` over a sample
             of the validation set; empty for convolutions without.
         environment: Versions and machine.
-        git_commit: The project's commit, or None outside a clone.
+        git_commit: The project's commit, or those of all sittings; None outside a clone.
         command: The training's command line, as one would repeat it.
         started: ISO 8601, UTC.
         finished: ISO 8601, UTC.
@@ -194,7 +194,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "suite_command": ("a text", _text),
     "seed": ("a count", _count),
     "metric": ("a dict of name, label, unit (texts) and higher_is_better (bool)", _metric),
-    # A metric may be nan, as a diverged training's is: that is a result.
+    # A metric may be nan, as a diverged training's is, or of a detector that finds nothing: that is a result.
     "value": ("a number", _number),
     "metrics": ("a dict of numbers", _map_of(_number)),
     "baselines": ("a dict of numbers", _map_of(_finite)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import math
 import os
 import re
 import shlex
@@ -25,7 +25,7 @@ from mmengine.config import Config
 
 from ..files import write_whole
 from ..memory import KEEP_FREED_MEMORY
-from .errors import DiskFullError, SuiteError
+from .errors import DISK_FULL, DiskFullError, SuiteError
 from .lock import locked
 from .plan import FAILED_FILE, Run
 from .results import INSPECTION_FILE, RESULT_FILE, RunResult
@@ -39,6 +39,8 @@ _LINE = re.compile(
 )
 # For steps that share the cores: threads that spin at barriers keep the other's from working.
 _SHARING = {"OMP_WAIT_POLICY": "PASSIVE"}
+# What Python and, of checkpoints, PyTorch say.
+_DISK_FULL = r"No space left on device|Errno 28|Disk quota exceeded|PytorchStreamWriter failed writing"
 # Results that are no metrics.
 _TIMES = ("time", "data_time")
 
@@ -56,6 +58,10 @@ class State:
             self.values = json.loads(path.read_text())
         else:
             self.values = {"started": _now(), "seconds": 0.0, "peak_memory_bytes": 0, "trained": False}
+        # Of each sitting: one may go on with another version of the project.
+        commit, commits = git_commit(), self.values.setdefault("git_commits", [])
+        if commit and commit not in commits:
+            commits.append(commit)
         self._sitting = time.monotonic(), self.values["seconds"]
 
     def save(self, **changes: Any) -> None:
@@ -157,7 +163,7 @@ def _disk_full_is_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise DiskFullError(folder) from error
         raise
 
@@ -191,7 +197,7 @@ def _step(
         if code:
             log.seek(begin)
             tail = [line.rstrip() for line in deque(log, maxlen=_TAIL)]
-            if re.search(r"No space left on device|Errno 28|Disk quota exceeded", "\n".join(tail)):
+            if re.search(_DISK_FULL, "\n".join(tail)):
                 raise DiskFullError(run.folder)
             ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise _failure(run, step, f"{step} {ended}", tail)
@@ -276,7 +282,8 @@ def newest_checkpoint(run: Run) -> Path | None:
         # A torch file is a zip archive, whose table of contents is written last.
         if step.isdecimal() and zipfile.is_zipfile(path):
             found.append((int(step), path))
-    validated = len({row["step"] for row in _rows(run.folder) if run.task.metric["name"] in row})
+    # A validation may come to no metric: a detector's that finds nothing.
+    validated = len({row["step"] for row in _rows(run.folder) if "loss" not in row})
     for step, path in sorted(found, reverse=True):
         due = step // run.val_interval + (step == run.budget and step % run.val_interval > 0)
         if validated >= due:
@@ -315,13 +322,20 @@ def _curves(run: Run) -> tuple[dict[str, list[list[float]]], float]:
     return curves, statistics.median(row["time"] for row in training.values())
 
 
+def _gpu_memory(folder: Path) -> int:
+    """The most that tensors took on a GPU, bytes, as mmengine logs it in MB; 0 where none was used."""
+    return max((row.get("memory", 0) for row in _rows(folder)), default=0) << 20
+
+
 def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> RunResult:
     """The record of a run from what its steps left."""
     tested = max((run.folder / "testing").glob("*/*.json"), key=lambda path: path.stat().st_mtime, default=None)
-    metrics = {} if tested is None else json.loads(tested.read_text())
+    if tested is None:
+        raise _failure(run, "test", "test.py wrote no results")
+    metrics = json.loads(tested.read_text())
     metrics = {name: value for name, value in metrics.items() if name not in _TIMES and isinstance(value, (int, float))}
     wanted = [run.task.metric["name"], *run.task.baselines.values()]
-    for name in wanted:
+    for name in wanted if metrics else ():  # mmdet's evaluator gives none where a detector finds nothing
         if name not in metrics:
             raise _failure(run, "test", f"test.py gave no metric {name!r}, only {sorted(metrics)}")
     inspection = json.loads((run.folder / INSPECTION_FILE).read_text())
@@ -333,14 +347,14 @@ def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> 
         seed=run.seed,
         task_title=run.task.title,
         metric=run.task.metric,
-        value=metrics[run.task.metric["name"]],
+        value=metrics.get(run.task.metric["name"], math.nan),
         metrics=metrics,
-        baselines={label: metrics[name] for label, name in run.task.baselines.items()},
+        baselines={label: metrics[name] for label, name in run.task.baselines.items() if metrics},
         seconds_per_iteration=seconds_per_iteration,
-        peak_memory_bytes=state.values["peak_memory_bytes"],
+        peak_memory_bytes=_gpu_memory(run.folder) or state.values["peak_memory_bytes"],
         batch_size=run.batch_size,
         curves=curves,
-        git_commit=git_commit(),
+        git_commit=", ".join(state.values["git_commits"]) or None,
         command=[_relative(part) for part in command],
         started=state.values["started"],
         finished=_now(),

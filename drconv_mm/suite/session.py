@@ -13,7 +13,7 @@ from .errors import SuiteError
 from .launch import Outcome, executor_for, run_here, run_jobs
 from .lock import locked
 from .matching import match_widths, read_widths
-from .plan import Run, claim, generate_data, make_plan, missing_data, select
+from .plan import FAILED_FILE, Run, claim, generate_data, make_plan, missing_data, select
 from .report import write_report
 from .results import RunResult, read_results
 from .run import RunFailedError
@@ -124,7 +124,7 @@ class Session:
             print(
                 f"suite {self.suite.name}: {len(self.runs)} runs, {len(done)} finished, {len(left)} to do", flush=True
             )
-            progress = _Progress(self.runs, left, results)
+            progress = _Progress(self.runs, left, results, jobs)
             execute_run = executor_for(self.command, self.gpus)
             if launcher == "local":
                 outcomes: Iterable[Outcome] = run_here(left, execute_run, progress.step)
@@ -158,6 +158,9 @@ class Session:
         there = {result.conv for result in results}
         conclusions = self.work_dir / CONCLUSIONS_FILE
         triples = [(run.task.name, run.conv, run.seed) for run in self.runs]
+        # Of earlier calls, which may have asked for another part of the suite.
+        failed = [path.parts[-4:-1] for path in sorted((self.work_dir / "runs").glob(f"*/*/*/{FAILED_FILE}"))]
+        triples += [(task, conv, int(seed)) for task, conv, seed in failed]
         written = write_report(
             self.work_dir,
             results,
@@ -198,10 +201,11 @@ class _Clock:
 class _Progress:
     """Prints a line at the start and the end of a run, and now and then between."""
 
-    def __init__(self, runs: list[Run], left: list[Run], results: list[RunResult]):
+    def __init__(self, runs: list[Run], left: list[Run], results: list[RunResult], jobs: int):
         self.number = {run.name: f"[{index}/{len(runs)}]" for index, run in enumerate(runs, 1)}
         self.left = list(left)
         self.clock = _Clock(runs, results)
+        self.jobs = jobs
         self.begin: dict[str, float] = {}
 
     def step(self, run: Run, text: str) -> None:
@@ -211,7 +215,7 @@ class _Progress:
         own = self.clock.estimate(run)
         if rest is not None and own is not None:
             rest += max(0.0, own - (time.monotonic() - begin))
-            text += f"; suite: about {duration(rest)} left"
+            text += f"; suite: about {duration(rest / self.jobs)} left"
         print(f"{self.number[run.name]} {run.name}: {text}", flush=True)
 
     def end(self, run: Run, outcome: RunResult | RunFailedError) -> None:
@@ -224,7 +228,7 @@ class _Progress:
         metric = outcome.metric
         value = "nan" if math.isnan(outcome.value) else f"{outcome.value:.4g}"
         rest = self.clock.left(self.left)
-        more = f"; suite: about {duration(rest)} left" if rest else ""
+        more = f"; suite: about {duration(rest / self.jobs)} left" if rest else ""
         print(
             f"{self.number[run.name]} {run.name}: {metric['label']} {value}{metric['unit'] and ' ' + metric['unit']} "
             f"in {duration(outcome.seconds)}{more}",

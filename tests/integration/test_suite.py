@@ -69,7 +69,7 @@ def undisturbed(tmp_path_factory) -> Path:
 def resumed(undisturbed) -> Path:
     """Killed at a moment of the training drawn at random, in its last validation, and in the test."""
     folder = undisturbed.with_name("resumed")
-    moment = random.Random(0).choice(["train:1", "train:3", "save:4", "train:5", "save:6"])  # of 8 iterations
+    moment = random.SystemRandom().choice(["train:1", "train:3", "save:4", "train:5", "save:6"])  # of 8 iterations
     for kill_at in (moment, "val:8", "test:0"):
         done = suite(folder, "--conv", "DRConv", "--resume", kill_at=kill_at)
         assert done.returncode == -signal.SIGKILL, (kill_at, done.stdout + done.stderr)

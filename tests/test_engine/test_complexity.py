@@ -22,6 +22,32 @@ def test_counts_convolution_guide_and_generator():
     assert costs["total"].parameters == sum(p.numel() for p in layer.parameters())
 
 
+@pytest.mark.parametrize(("conv_type", "points"), [("DCN", 2), ("DCNv2", 3)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_counts_deformable_convolutions(conv_type, points, groups):
+    pytest.importorskip("mmcv.ops")
+    from mmcv.cnn import build_conv_layer
+
+    layer = build_conv_layer(dict(type=conv_type), 8, 16, 3, padding=1, groups=groups)
+    offsets = 8 * points * 9 * 9  # a dense 3x3 convolution, to a point's numbers for each of nine points
+    cost = count_by_part(layer, (20, 10), channels=8)["total"]
+    assert cost.multiply_adds == 200 * (16 * 8 // groups * 9 + offsets)
+
+
+def test_tells_what_it_cannot_count():
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input):
+            return input * 2
+
+    class Net(nn.Conv2d):
+        def forward(self, input):
+            return Doubled.apply(super().forward(input))
+
+    with pytest.warns(UserWarning, match="multiply-adds of Doubled are not known"):
+        assert count_by_part(Net(3, 2, 1), (4, 4))["total"].multiply_adds == 16 * 6
+
+
 @pytest.mark.parametrize("generator", ["mixture", "pooled"])
 def test_agrees_with_torchs_counter(generator):
     layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), DRConv2d(8, 16, 3, groups=2, generator=generator)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
-from drconv_mm.suite.errors import DiskFullError
+from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.launch import run_jobs
 from drconv_mm.suite.results import RunResult
 from drconv_mm.suite.run import RunFailedError
@@ -38,13 +39,33 @@ def jobs_find_this_module(monkeypatch):
 
 
 def launch(runs, function, folder):
-    return {run.conv: outcome for run, outcome in run_jobs(runs, function, "local", folder, 2, {"timeout_min": 5})}
+    return {run.conv: outcome for run, outcome in run_jobs(runs, function, "local", folder, 2, {})}
 
 
 def test_jobs_hand_back_records_and_failures(runs, tmp_path):
     found = launch(runs, execute, tmp_path)
     assert isinstance(found["Conv2d"], RunFailedError) and str(found["Conv2d"]).endswith("broken")
     assert found["DRConv"] == record(runs[1])
+
+
+def test_a_job_may_take_as_long_as_a_training(runs, tmp_path):
+    """submitit's own limit is two minutes."""
+    launch(runs[:1], execute, tmp_path)
+    (submission,) = tmp_path.glob("*_submitted.pkl")
+    assert pickle.loads(submission.read_bytes())._timeout_min >= 24 * 60  # written by the line above
+
+
+@pytest.mark.parametrize(
+    ("cluster", "parameters", "message"),
+    [
+        ("slurm", {}, "Slurm needs a time limit .*timeout_min=MINUTES"),
+        ("local", {"timeout": 60}, "can't start jobs with --launcher local and --job-options .*timeout=60"),
+        ("local", {"timeout_min": "long"}, "can't start jobs .*timeout_min=long"),
+    ],
+)
+def test_options_that_submitit_does_not_take(runs, tmp_path, cluster, parameters, message):
+    with pytest.raises(SuiteError, match=message):
+        list(run_jobs(runs, execute, cluster, tmp_path, 1, parameters))
 
 
 def test_crashed_job(runs, tmp_path):

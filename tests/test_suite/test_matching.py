@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from drconv_mm.engine.model import build_model
 from drconv_mm.suite.config import load_suite
 from drconv_mm.suite.errors import SuiteError
-from drconv_mm.suite.inspection import build_model, count_cost
+from drconv_mm.suite.inspection import count_cost
 from drconv_mm.suite.matching import TOLERANCE, match_width, match_widths
 from drconv_mm.suite.plan import make_plan
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from drconv_mm.checkpoint import CheckpointError
 from drconv_mm.datasets.sample_classification import generate_sample_classification
 from drconv_mm.datasets.sample_detection import generate_sample_detection
 from drconv_mm.datasets.sample_faces import generate_sample_faces
 from drconv_mm.datasets.sample_segmentation import generate_sample_segmentation
+from drconv_mm.engine.model import build_model
 from drconv_mm.suite.pictures import best_threshold, count_found, draw_run, spread, telling_layers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -27,9 +27,8 @@ def untrained(
     """A config on generated data and the checkpoint of a model that was never trained."""
     config = Config.fromfile(CONFIGS / name)
     config.merge_from_dict({"val_dataloader.dataset.data_root": f"{data_root}/", **options})
-    init_default_scope(config.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(config.model)
+    model = build_model(config)
     change(model)
     checkpoint = folder / "checkpoint.pth"
     torch.save({"state_dict": model.state_dict()}, checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from drconv_mm.suite.run import (
     RunFailedError,
     State,
     _call,
+    _collect,
     _progress,
     _step,
     _train_command,
@@ -197,6 +199,9 @@ def test_checkpoint_to_go_on_from(run):
     assert newest() == "epoch_3.pth"
     log(4, 8)
     assert newest() == "epoch_4.pth"
+    # A detector that found nothing at epoch 2: mmdet logs no metric.
+    scalars.write_text(scalars.read_text().replace('"accuracy/top1": 5.0, "step": 4', '"time": 0.1, "step": 4'))
+    assert newest() == "epoch_4.pth"
 
 
 HOLD = """
@@ -239,6 +244,48 @@ def test_lock_is_kept_by_a_training_that_outlives_its_suite(tmp_path):
     assert holder.stdout.read() == ""
     with locked(path, "it"):
         pass
+
+
+def left_behind(run, **metrics) -> State:
+    """What the steps of a run leave behind."""
+    for name, content in (
+        ("training/1/vis_data/scalars.json", {"loss": 1.0, "time": 0.5, "step": 1, "memory": 300}),
+        ("testing/1/1.json", {"time": 0.1, "data_time": 0.1, **metrics}),
+        ("inspection.json", dict(iterations=8, multiply_adds=1, parameters=1, regions={}, environment={})),
+    ):
+        path = run.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    return State(run.folder / "state.json")
+
+
+def test_record_is_put_together(run):
+    result = _collect(run, left_behind(run, **{"accuracy/top1": 40.0, "accuracy/top5": 90.0}), "suite.py", ["python"])
+    assert result.value == 40 and result.metrics == {"accuracy/top1": 40.0, "accuracy/top5": 90.0}
+    assert result.seconds_per_iteration == 0.5 and result.peak_memory_bytes == 300 * 2**20  # a GPU's
+
+
+def test_a_detector_that_finds_nothing_is_a_result(run):
+    result = _collect(run, left_behind(run), "suite.py", ["python"])
+    assert math.isnan(result.value) and result.metrics == {}
+    assert math.isnan(type(result).from_json(result.to_json()).value)
+
+
+def test_a_metric_by_another_name_is_an_error(run):
+    state = left_behind(run, **{"accuracy/top5": 90.0})
+    with pytest.raises(RunFailedError, match=r"gave no metric 'accuracy/top1', only \['accuracy/top5'\]"):
+        _collect(run, state, "suite.py", [])
+    (run.folder / "testing/1/1.json").unlink()
+    with pytest.raises(RunFailedError, match="wrote no results"):
+        _collect(run, state, "suite.py", [])
+
+
+def test_commits_of_all_sittings(run, monkeypatch):
+    for commit in ("a" * 40, None, "b" * 40, "a" * 40):
+        monkeypatch.setattr("drconv_mm.suite.run.git_commit", lambda commit=commit: commit)
+        State(run.folder / "state.json").save()
+    result = _collect(run, left_behind(run, **{"accuracy/top1": 1.0}), "suite.py", [])
+    assert result.git_commit == f"{'a' * 40}, {'b' * 40}"
 
 
 def test_commit():

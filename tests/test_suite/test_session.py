@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from drconv_mm.suite.config import load_suite
-from drconv_mm.suite.errors import SuiteError
+from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.launch import run_here
 from drconv_mm.suite.lock import locked
 from drconv_mm.suite.results import ResultError, RunResult
@@ -112,6 +114,21 @@ def test_missing_data_stop_everything(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_record_of_another_batch_size(session):
+    finish(session.runs[0], batch_size=32)
+    with pytest.raises(SuiteError, match=r"batches of 32 images, this run has 8: give --gpus as it was"):
+        session.run(resume=True)
+
+
+def test_failed_runs_of_earlier_calls_are_in_the_report(session, suite):
+    standard, dynamic = session.runs
+    finish(dynamic)
+    standard.folder.mkdir(parents=True)
+    (standard.folder / "failed.json").write_text(json.dumps({"error": "train ended with exit code 7"}))
+    Session(suite, convs=["DRConv"], work_dir=session.work_dir, data_root=session.data_root).run(resume=True)
+    assert "train ended with exit code 7" in (session.work_dir / "report/report.md").read_text()
+
+
 def test_plan_in_words(session):
     assert "2 runs to do\n" in session.describe()
     finish(session.runs[0])
@@ -139,6 +156,29 @@ def test_a_failed_run_does_not_stop_the_rest(session):
     outcomes = list(run_here(session.runs, execute, lambda run, text: told.append((run.conv, text))))
     assert isinstance(outcomes[0][1], RunFailedError) and outcomes[1][1] == record(session.runs[1])
     assert told == [("Conv2d", "begins"), ("DRConv", "begins")]
+
+
+@pytest.mark.parametrize("error", [SuiteError("in use by another process"), RunFailedError("broken")])
+def test_what_stops_one_run_and_what_stops_all(session, error):
+    def execute(run, report, error=error):
+        raise error
+
+    outcomes = [outcome for _, outcome in run_here(session.runs, execute, print)]
+    assert [(type(outcome), str(outcome)) for outcome in outcomes] == [(RunFailedError, str(error))] * 2
+    with pytest.raises(DiskFullError):
+        list(run_here(session.runs, partial(execute, error=DiskFullError("here")), print))
+
+
+def test_full_disk_between_the_runs(monkeypatch, tmp_path):
+    import suite as suite_tool
+
+    def no_space(self, *args):
+        raise OSError(errno.ENOSPC, "No space left on device", "suite.json")
+
+    monkeypatch.setattr(Session, "run", no_space)
+    monkeypatch.setattr("sys.argv", ["suite.py", str(ROOT / "configs/suite/sample.py"), "--work-dir", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"error: the disk is full \(suite.json\); finished runs are kept"):
+        suite_tool.main()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (119, "119 s"), (600, "10 min"), (12_000, "3 h 20 min")])

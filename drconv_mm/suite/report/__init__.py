@@ -45,7 +45,8 @@ def write_report(
         The three files.
 
     Raises:
-        ValueError: No result, two results of one run, or two metrics of one task.
+        ValueError: No result, or two results of one run.
+        ResultError: Two metrics of one task.
         OSError: A file could not be written; each is whole or not there.
     """
     content = collect(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...engine.regions import region_entropy
-from ..results import RunResult
+from ..results import ResultError, RunResult
 from ..statistics import Paired, Summary, paired_difference, summarize
 from .numbers import format_number
 
@@ -272,7 +272,7 @@ def collect(
         planned=len(planned),
         unfinished=[_unfinished(work_dir, run) for run in planned if run not in by_run],
         environments=[(dict(key), count) for key, count in sorted(environments.items(), key=lambda item: -item[1])],
-        commits=sorted({result.git_commit for result in results if result.git_commit}),
+        commits=sorted({commit for result in results for commit in (result.git_commit or "").split(", ") if commit}),
     )
 
 
@@ -280,7 +280,9 @@ def _task(name: str, results: list[RunResult], planned: list[Run], convs: list[s
     metric = results[0].metric
     for result in results:
         if result.metric != metric:
-            raise ValueError(f"task {name!r} has results of two metrics, {metric} and {result.metric}")
+            raise ResultError(
+                f"task {name!r} has results of two metrics, {metric} and {result.metric}: move one task's records away"
+            )
     values = {conv: {r.seed: r.value for r in results if r.conv == conv} for conv in convs}
     base = values.get(baseline_conv, {})
     rows = [
