@@ -46,7 +46,7 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
     Args:
         config: The run's.
         checkpoint: Its weights.
-        out_dir: Where ``predictions_<i>.png``, ``regions_<i>.png`` and ``pictures.json`` go.
+        out_dir: Where ``predictions_<i>.jpg``, ``regions_<i>.jpg`` and ``pictures.json`` go.
         count: Images, or pairs of faces.
 
     Returns:
@@ -64,7 +64,7 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
         drawn = list(draw(model, dataset, count))
     entries, numbers = [], {"predictions": 0, "regions": 0}
     for picture, caption, kind in drawn:
-        file = f"{kind}_{numbers[kind]}.png"
+        file = f"{kind}_{numbers[kind]}.jpg"
         numbers[kind] += 1
         save_picture(out_dir / file, picture)
         entries.append({"file": file, "caption": caption, "kind": kind})
