@@ -12,6 +12,7 @@ never repeated.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -41,6 +42,9 @@ from drconv_mm.memory import KEEP_FREED_MEMORY
 RESULTS = Path(__file__).parents[1] / "docs/learning"
 SIZE, STORED = 96, 112
 BATCH, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.05, 0.9, 4e-5, 0.1
+
+
+Change = Callable[[str, Tensor, int], Tensor]  # of a layer's region map: name, map, m
 
 
 # --- Arms: what is compared ------------------------------------------------------------------------------------------
@@ -101,6 +105,19 @@ def routing_start(std: float) -> Callable[[nn.Module], None]:
     return start
 
 
+def centred_start(gain: float) -> Callable[[nn.Module], None]:
+    """Mixing weights around zero: what all base kernels share is left to the static kernel."""
+
+    def start(model: nn.Module) -> None:
+        for layer in _layers(model):
+            generator = layer.generator
+            # The same variance of the dynamic part: E[s^2] = 0.385 and E[(s - 1/2)^2] = 0.135 at logits of std 3.
+            generator.kernels.data.mul_(generator.gain / gain * (0.3852 / 0.1352) ** 0.5)
+            generator.gain, generator.centre = gain, 0.5
+
+    return start
+
+
 def gain_start(gain: float) -> Callable[[nn.Module], None]:
     """Another factor on the dynamic part beside the static kernel."""
 
@@ -134,6 +151,8 @@ ARMS = {
     "apart": Arm("regions' filters differ from the start", start=apart_start),
     "routing1": Arm("routing logits of std 1 in place of 3", start=routing_start(1.0)),
     "alike": Arm("routing logits of std 0.3: regions start alike", start=routing_start(0.3)),
+    "centred4": Arm("mixing weights around zero, gain 4", start=centred_start(4.0)),
+    "centred8": Arm("mixing weights around zero, gain 8", start=centred_start(8.0)),
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
 }
 
@@ -253,11 +272,15 @@ def cropped(images: Tensor) -> Tensor:
 # --- One run ---------------------------------------------------------------------------------------------------------
 
 
-def random_regions(name: str, regions: Tensor, num_regions: int) -> Tensor:
-    """The same random map for a layer at every call."""
-    generator = torch.Generator().manual_seed(int.from_bytes(name.encode()[-6:], "big"))
-    fixed = torch.randint(num_regions, (1, *regions.shape[1:]), generator=generator)
-    return fixed.expand_as(regions)
+def random_regions(seed: int) -> Change:
+    """A random map for each layer, the same at every call."""
+
+    def change(name: str, regions: Tensor, num_regions: int) -> Tensor:
+        digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # it takes 32 bits
+        return torch.randint(num_regions, (1, *regions.shape[1:]), generator=generator).expand_as(regions)
+
+    return change
 
 
 def region_zero(name: str, regions: Tensor, num_regions: int) -> Tensor:
@@ -266,14 +289,17 @@ def region_zero(name: str, regions: Tensor, num_regions: int) -> Tensor:
 
 
 def shuffled(name: str, regions: Tensor, num_regions: int) -> Tensor:
-    """Each image's map with its pixels in random places: the shares stay, the places mean nothing."""
+    """Each image's map with its pixels in random places: the shares stay, the places mean nothing.
+
+    Maps of one size are shuffled alike.
+    """
     flat = regions.flatten(1)
     generator = torch.Generator().manual_seed(flat.shape[1])
     return flat.gather(1, torch.rand(flat.shape, generator=generator).argsort(1)).view_as(regions)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, change: Callable | None) -> tuple[float, float]:
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, change: Change | None) -> tuple[float, float]:
     """Top-1 in percent and mean cross-entropy, the region maps changed."""
     model.eval()
     with observe_regions(model, change) if change else nullcontext():
@@ -283,7 +309,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, change: Callable 
 
 
 @torch.no_grad()
-def entropies(model: nn.Module, images: Tensor, change: Callable | None) -> dict[str, float]:
+def entropies(model: nn.Module, images: Tensor, change: Change | None) -> dict[str, float]:
     """Of each layer's use of its regions over all images, in units of log m."""
     counts: dict[str, Tensor] = {}
 
@@ -312,7 +338,7 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - i / iterations))
     generator = torch.Generator().manual_seed(seed)
-    change = random_regions if arm.random_regions else None
+    change = random_regions(seed) if arm.random_regions else None
     losses, started = [], time.process_time()
     order = torch.empty(0, dtype=torch.long)
     model.train()
@@ -331,7 +357,11 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
             losses.append(float(loss.detach()))
     costs = count_by_part(model, (SIZE, SIZE))
     result = dict(network=network, arm=arm_name, seed=seed, iterations=iterations)
-    for suffix, function in (("", change), ("_region_zero", region_zero), ("_shuffled", shuffled)):
+
+    def shuffled_after(name: str, regions: Tensor, num_regions: int) -> Tensor:
+        return shuffled(name, change(name, regions, num_regions) if change else regions, num_regions)
+
+    for suffix, function in (("", change), ("_region_zero", region_zero), ("_shuffled", shuffled_after)):
         result["top1" + suffix], result["val_loss" + suffix] = evaluate(model, val_images, val_labels, function)
     result.update(
         train_loss=round(mean(losses[-50:]), 4),
