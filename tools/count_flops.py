@@ -53,10 +53,9 @@ def main() -> None:
     for path in args.configs:
         costs, shape = count_config(path, args.shape, args.cfg_options)
         cells = [f"{costs[part].multiply_adds / 1e6:.2f} M" for part in (*PARTS, "total")]
-        parameters = ", ".join(f"{part} {costs[part].parameters / 1e6:.2f} M" for part in ("guide", "generator"))
-        total = f"{costs['total'].parameters / 1e6:.2f} M"
-        if costs["generator"].parameters:
-            total += f" ({parameters})"
+        parts = (part for part in (*PARTS, "other") if costs[part].parameters)
+        parameters = ", ".join(f"{part} {costs[part].parameters / 1e6:.2f} M" for part in parts)
+        total = f"{costs['total'].parameters / 1e6:.2f} M ({parameters})"
         print(f"| {Path(path).stem} | {shape[0]}x{shape[1]} | " + " | ".join(cells) + f" | {total} |", flush=True)
 
 

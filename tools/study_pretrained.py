@@ -77,7 +77,9 @@ def train(task: str, config: str, work_dir: Path, options: list[str]) -> float:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(tool), str(ROOT / "configs" / config), "--work-dir", str(work_dir)]
     if (work_dir / "last_checkpoint").exists():
-        command.append("--resume")  # not at first: it would take the place of load_from
+        command.append("--resume")
+        # Each would take the place of the other: which one depends on the toolbox.
+        options = [option for option in options if not option.startswith("load_from=")]
     with log.open("a") as file:
         done = subprocess.run([*command, "--cfg-options", *options], stdout=file, stderr=subprocess.STDOUT)
     found = re.findall(TASKS[task]["metric"], log.read_text())

@@ -47,7 +47,8 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=4e-5),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    # The last of them reaches the biases of a filter generator, which have other names.
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, by_epoch=False, begin=0, end=50),

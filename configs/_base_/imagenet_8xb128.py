@@ -49,7 +49,8 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.5, momentum=0.9, weight_decay=4e-5),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    # The last of them reaches the biases of a filter generator, which have other names.
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )
 param_scheduler = [dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters)]
 train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=10_000)

@@ -89,7 +89,7 @@ class RegionStatsHook(Hook):
             if len(shares) > 1 and shares.max() == 1:
                 runner.logger.warning(
                     f"{line}. One region got every pixel for the whole epoch: the layer works as a standard "
-                    "convolution. Try a larger guide_grad_scale, a larger guide_kernel_size, or leave the layer out"
+                    "convolution. Try a smaller guide_grad_scale, a larger guide_kernel_size, or leave the layer out"
                 )
             else:
                 runner.logger.info(line)

@@ -312,13 +312,24 @@ def observe_regions(model: nn.Module, callback: Callable[[str, Tensor, int], Ten
     Args:
         model: Any module with ``DRConv2d`` inside.
         callback: Receives the layer's name, the map ``[N, Ho, Wo]`` (int64, without gradient) and m. What it returns
-            is the map that the layer uses, and its guide gets no gradient; None leaves the layer's own.
+            is the map that the layer uses, and its guide gets no gradient; None leaves the layer's own. Where several
+            observe, a later one receives what an earlier one put in the map's place.
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, DRConv2d)]
-    for name, layer in layers:
-        layer._observer = lambda regions, name=name, layer=layer: callback(name, regions, layer.num_regions)
+    earlier = [layer._observer for _, layer in layers]
+
+    def observer(name: str, layer: DRConv2d, before: Callable[[Tensor], Tensor | None] | None) -> Callable:
+        def observe(regions: Tensor) -> Tensor | None:
+            replaced = None if before is None else before(regions)
+            found = callback(name, regions if replaced is None else replaced, layer.num_regions)
+            return replaced if found is None else found
+
+        return observe
+
+    for (name, layer), before in zip(layers, earlier, strict=True):
+        layer._observer = observer(name, layer, before)
     try:
         yield
     finally:
-        for _, layer in layers:
-            layer._observer = None
+        for (_, layer), before in zip(layers, earlier, strict=True):
+            layer._observer = before

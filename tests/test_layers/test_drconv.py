@@ -229,6 +229,26 @@ def test_forward_is_the_operator_on_generated_filters(geometry, guide_kernel_siz
             torch.testing.assert_close(output[n][:, chosen], conv(input[n : n + 1])[0][:, chosen], rtol=1e-4, atol=1e-5)
 
 
+def test_observers_within_observers():
+    """A later one sees what an earlier one put in the map's place, and leaves that one as it was."""
+    layer, input, seen = DRConv2d(6, 4, 1), images(), []
+
+    def threes(name, regions, m):
+        return torch.full_like(regions, 3)
+
+    own = layer(input)
+    with observe_regions(layer, threes):
+        replaced = layer(input)
+        with observe_regions(layer, lambda name, regions, m: seen.append(regions)):
+            torch.testing.assert_close(layer(input), replaced)
+        with observe_regions(layer, lambda name, regions, m: regions * 0):
+            zeros = layer(input)
+        torch.testing.assert_close(layer(input), replaced)
+    assert len(seen) == 1 and (seen[0] == 3).all()
+    assert not torch.allclose(replaced, own) and not torch.allclose(zeros, replaced)
+    torch.testing.assert_close(layer(input), own)
+
+
 def test_a_small_guide_looks_at_the_middle_of_the_window():
     layer = DRConv2d(6, 4, 3, padding=0, guide_kernel_size=1, bias=False)
     input, seen = images(), {}

@@ -129,6 +129,27 @@ def test_a_checkpoint_of_mmpretrains_shufflenet_computes_the_same(tmp_path, shar
                 torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
+def test_a_checkpoint_of_a_standard_mobilenet_computes_the_same(tmp_path):
+    torch.manual_seed(0)
+    standard = MobileNetV1(0.25).eval()
+    save_checkpoint({"state_dict": standard.state_dict()}, str(tmp_path / "standard.pth"))
+    pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "standard.pth"))
+    model = MobileNetV1(0.25, conv_cfg=dict(type="drconv_mm.DRConv"), init_cfg=pretrained).eval()
+    model.init_weights()
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image)[-1], standard(image)[-1], rtol=1e-3, atol=1e-4)
+    assert len(dynamic_names(model)) > 10
+
+
+@pytest.mark.parametrize("without", ["norm_cfg", "act_cfg"])
+def test_blocks_without_norm_or_activation(without):
+    for arrangement in ("none", "both"):
+        model = DRConvShuffleNetV2(0.5, arrangement, **{without: None}).eval()
+        with torch.no_grad():
+            assert model(torch.randn(1, 3, 64, 64))[-1].isfinite().all()
+
+
 def test_every_parameter_learns():
     torch.manual_seed(0)
     for model in (DRConvShuffleNetV2(0.5), MobileNetV1(0.25, conv_cfg=dict(type="drconv_mm.DRConv"))):

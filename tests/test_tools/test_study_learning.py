@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
+import study_learning
+import torch
 
 from drconv_mm.datasets.sample_classification import generate_sample_classification
 
@@ -51,6 +54,23 @@ def test_runs_once_and_reports(study):
     assert (results / "learning.png").stat().st_size > 10_000
     run(TOOL, "report", *arguments)
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize("arm", study_learning.ARMS)
+def test_every_arm_trains(arm):
+    torch.manual_seed(0)
+    model = study_learning.build("drconv_shufflenet_v2-0.5x", study_learning.ARMS[arm], 20)
+    model(torch.randn(2, 3, 96, 96)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_random_maps_differ_between_layers_and_seeds():
+    regions = torch.zeros(2, 12, 12, dtype=torch.long)
+    names = [f"backbone.layers.1.{block}.branch2.{place}.conv" for block in (0, 1) for place in (0, 2)]
+    maps = [study_learning.random_regions(seed)(name, regions, 8) for seed in (0, 1) for name in names]
+    assert all(torch.equal(found[0], found[1]) for found in maps)
+    assert all(0.05 < (a == b).float().mean() < 0.25 for a, b in itertools.combinations(maps, 2))
+    assert torch.equal(maps[0], study_learning.random_regions(0)(names[0], regions, 8))
 
 
 def test_a_wrong_layout_is_said_before_training(study, tmp_path):

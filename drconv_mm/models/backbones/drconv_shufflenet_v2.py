@@ -95,7 +95,9 @@ class ShuffleBlock(nn.Module):
         aside = self.branch1(input) if by is None else by
         for layer in self.branch2:
             if guide is not None and isinstance(layer.conv, DRConv2d):
-                through = layer.activate(layer.norm(layer.conv(through, guide)))
+                through = layer.conv(through, guide)
+                through = layer.norm(through) if layer.with_norm else through
+                through = layer.activate(through) if layer.with_activation else through
             else:
                 through = layer(through)
         # Channel shuffle: the two halves' channels alternate.
