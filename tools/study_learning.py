@@ -159,6 +159,12 @@ ARMS = {
     "alike": Arm("routing logits of std 0.3: regions start alike", start=routing_start(0.3)),
     "centred4": Arm("mixing weights around zero, gain 4", start=centred_start(4.0)),
     "centred8": Arm("mixing weights around zero, gain 8", start=centred_start(8.0)),
+    "centred4_lr0.1": Arm(
+        "mixing weights around zero, gain 4, twice the rate", start=centred_start(4.0), learning_rate=LEARNING_RATE * 2
+    ),
+    "centred8_lr0.1": Arm(
+        "mixing weights around zero, gain 8, twice the rate", start=centred_start(8.0), learning_rate=LEARNING_RATE * 2
+    ),
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
 }
 
