@@ -75,9 +75,13 @@ def test_count_flops():
     )
     assert plain[0] == "| config | input | convolution | guide | generator | linear | total | parameters |"
     numbers = [[float(n) for n in re.findall(r"([\d.]+) M", lines[-1])] for lines in (plain, dynamic)]
-    (convolution, guide, generator, _, total, _), (same, new_guide, new_generator, _, new_total, *_) = numbers
+    (convolution, guide, generator, _, total, *_), (same, new_guide, new_generator, _, new_total, *_) = numbers
     assert convolution == same == total and guide == generator == 0
     assert 0 < new_total - (same + new_guide + new_generator) + 0.1 < 0.2 and new_total < 1.2 * total
+    for line, parts in ((plain[-1], 2), (dynamic[-1], 4)):  # of parameters
+        total, *found = (float(n) for n in re.findall(r"([\d.]+) M", line.split("|")[-2]))
+        assert len(found) == parts and sum(found) == pytest.approx(total, abs=0.03)
+    assert "guide 0." in dynamic[-1] and "generator " in dynamic[-1] and "generator " not in plain[-1].split("|")[-2]
 
 
 def test_benchmark_prints_ratios_and_writes_them(tmp_path):
