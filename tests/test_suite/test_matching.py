@@ -37,6 +37,13 @@ def test_control_of_mini(name, tmp_path):
     assert found["options"][task.widen["key"]] > task.options.get(task.widen["key"], 1)
 
 
+@pytest.mark.slow
+def test_control_of_full():
+    suite = load_suite(Path(__file__).parents[2] / "configs/suite/full.py")
+    found = match_width(suite.tasks["face"], suite.convs["DRConv"])
+    assert abs(found["multiply_adds"] / found["target"] - 1) <= TOLERANCE
+
+
 def test_found_once_and_kept(suite, tmp_path):
     convs = {**suite.convs, "Wide": dict(widened_to="DRConv")}
     key = "shapes/Wide"
