@@ -5,8 +5,8 @@ title = "DRConv against Conv2d on COCO, Cityscapes, MS1MV3 and ImageNet"
 # Workers load the data, so a resumed training goes on with other augmentation.
 exact_resume = False
 
-# Detection and segmentation start from ImageNet weights, which a widened network has none of; and no width of MobileNetV2
-# comes within 3% of DRConv's multiply-adds at 224x224.
+# Detection and segmentation start from ImageNet weights, which a widened network has none of; and no width of
+# MobileNetV2 comes within 3% of DRConv's multiply-adds at 224x224.
 tasks = dict(
     detection=dict(
         title="Object detection: RetinaNet with MobileNetV2, COCO, 1x schedule",
