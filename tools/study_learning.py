@@ -36,7 +36,8 @@ from drconv_mm.datasets.image_folder import scan_image_folder
 from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
 from drconv_mm.files import write_whole
-from drconv_mm.layers import DRConv2d, observe_regions
+from drconv_mm.layers import DRConv2d, observe_regions, register_generator
+from drconv_mm.layers.generators import MixtureGenerator
 from drconv_mm.memory import KEEP_FREED_MEMORY
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
@@ -105,17 +106,17 @@ def routing_start(std: float) -> Callable[[nn.Module], None]:
     return start
 
 
-def centred_start(gain: float) -> Callable[[nn.Module], None]:
-    """Mixing weights around zero: what all base kernels share is left to the static kernel."""
+@register_generator("centred")
+class CentredMixture(MixtureGenerator):
+    """Mixing weights around zero, beside a static kernel, which what all base kernels share is left to."""
 
-    def start(model: nn.Module) -> None:
-        for layer in _layers(model):
-            generator = layer.generator
-            # The same variance of the dynamic part: E[s^2] = 0.385 and E[(s - 1/2)^2] = 0.135 at logits of std 3.
-            generator.kernels.data.mul_(generator.gain / gain * (0.3852 / 0.1352) ** 0.5)
-            generator.gain, generator.centre = gain, 0.5
+    def mixing(self, input: Tensor, static: Tensor | None) -> Tensor:
+        """``2 gain (sigmoid - 1/2) / K``."""
+        return super().mixing(input, static) - self.gain / self.num_kernels
 
-    return start
+    def reset_parameters(self, std: float) -> None:
+        """E[sigmoid^2] = 0.385 and E[(sigmoid - 1/2)^2] = 0.135 at logits of std 3."""
+        super().reset_parameters(std * (0.3852 / 0.1352) ** 0.5)
 
 
 def gain_start(gain: float) -> Callable[[nn.Module], None]:
@@ -157,13 +158,16 @@ ARMS = {
     "apart": Arm("regions' filters differ from the start", start=apart_start),
     "routing1": Arm("routing logits of std 1 in place of 3", start=routing_start(1.0)),
     "alike": Arm("routing logits of std 0.3: regions start alike", start=routing_start(0.3)),
-    "centred4": Arm("mixing weights around zero, gain 4", start=centred_start(4.0)),
-    "centred8": Arm("mixing weights around zero, gain 8", start=centred_start(8.0)),
+    "centred4": Arm("mixing weights around zero, gain 4", {"generator": "centred"}),
+    "centred8": Arm("mixing weights around zero, gain 8", {"generator": "centred"}, start=gain_start(8.0)),
     "centred4_lr0.1": Arm(
-        "mixing weights around zero, gain 4, twice the rate", start=centred_start(4.0), learning_rate=LEARNING_RATE * 2
+        "mixing weights around zero, gain 4, twice the rate", {"generator": "centred"}, learning_rate=LEARNING_RATE * 2
     ),
     "centred8_lr0.1": Arm(
-        "mixing weights around zero, gain 8, twice the rate", start=centred_start(8.0), learning_rate=LEARNING_RATE * 2
+        "mixing weights around zero, gain 8, twice the rate",
+        {"generator": "centred"},
+        start=gain_start(8.0),
+        learning_rate=LEARNING_RATE * 2,
     ),
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
 }
@@ -321,14 +325,12 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, change: Change | 
 
 
 @torch.no_grad()
-def entropies(model: nn.Module, images: Tensor, change: Change | None) -> dict[str, float]:
+def entropies(model: nn.Module, images: Tensor) -> dict[str, float]:
     """Of each layer's use of its regions over all images, in units of log m."""
     counts: dict[str, Tensor] = {}
 
-    def count(name: str, regions: Tensor, num_regions: int) -> Tensor:
-        used = change(name, regions, num_regions) if change else regions
-        counts[name] = counts.get(name, 0) + torch.bincount(used.flatten(), minlength=num_regions)
-        return used
+    def count(name: str, regions: Tensor, num_regions: int) -> None:
+        counts[name] = counts.get(name, 0) + torch.bincount(regions.flatten(), minlength=num_regions)
 
     model.eval()
     with observe_regions(model, count):
@@ -350,11 +352,12 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - i / iterations))
     generator = torch.Generator().manual_seed(seed)
-    change = random_regions(seed) if arm.random_regions else None
+    result = dict(network=network, arm=arm_name, seed=seed, iterations=iterations)
     losses, started = [], time.process_time()
     order = torch.empty(0, dtype=torch.long)
     model.train()
-    with observe_regions(model, change) if change else nullcontext():
+    # What else is put in a map's place comes after this.
+    with observe_regions(model, random_regions(seed)) if arm.random_regions else nullcontext():
         for _ in range(iterations):
             if len(order) < BATCH:
                 order = torch.randperm(len(images), generator=generator)
@@ -367,18 +370,14 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
+        for suffix, change in (("", None), ("_region_zero", region_zero), ("_shuffled", shuffled)):
+            result["top1" + suffix], result["val_loss" + suffix] = evaluate(model, val_images, val_labels, change)
+        entropy = entropies(model, val_images)
     costs = count_by_part(model, (SIZE, SIZE))
-    result = dict(network=network, arm=arm_name, seed=seed, iterations=iterations)
-
-    def shuffled_after(name: str, regions: Tensor, num_regions: int) -> Tensor:
-        return shuffled(name, change(name, regions, num_regions) if change else regions, num_regions)
-
-    for suffix, function in (("", change), ("_region_zero", region_zero), ("_shuffled", shuffled_after)):
-        result["top1" + suffix], result["val_loss" + suffix] = evaluate(model, val_images, val_labels, function)
     result.update(
         train_loss=round(mean(losses[-50:]), 4),
         multiply_adds=costs["total"].multiply_adds, parameters=costs["total"].parameters,
-        entropy=entropies(model, val_images, change),
+        entropy=entropy,
         # Of the processor: the clock of a run that was stopped, or had company, says nothing.
         minutes=round((time.process_time() - started) / 60, 2), threads=torch.get_num_threads(),
         torch=torch.__version__, drconv_mm=drconv_mm.__version__,

@@ -100,8 +100,6 @@ class MixtureGenerator(FilterGenerator):
 
     linear_in = "kernels"
     gain = 4.0
-    # What is taken from the sigmoid beside a static kernel.
-    centre = 0.0
 
     def __init__(
         self, in_channels: int, filter_shape: tuple[int, int, int, int], num_regions: int, num_kernels: int = 8
@@ -125,9 +123,8 @@ class MixtureGenerator(FilterGenerator):
     def mixing(self, input: Tensor, static: Tensor | None) -> Tensor:
         """The weights ``[N, m, K]`` of the base kernels in each filter, with the gain beside a static kernel."""
         logits = F.linear(input.mean((2, 3)), self.routing_weight, self.routing_bias)
-        weights = logits.sigmoid().view(-1, self.num_regions, self.num_kernels)
-        scale = 2 / self.num_kernels
-        return scale * weights if static is None else scale * self.gain * (weights - self.centre)
+        scale = 2 / self.num_kernels * (1.0 if static is None else self.gain)
+        return scale * logits.sigmoid().view(-1, self.num_regions, self.num_kernels)
 
     def forward(self, input: Tensor, static: Tensor | None) -> Tensor:
         """See the base class."""
