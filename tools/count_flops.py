@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
 
 import drconv_mm  # noqa: F401  (registers the conv type for configs that name it DRConv)
 from drconv_mm.engine.complexity import PARTS, Cost, count_by_part
+from drconv_mm.engine.model import build_model
 
 # What the toolboxes' stock configs read: ImageNet's crop, COCO's and Cityscapes' pictures.
 _SHAPES = {"mmpretrain": (224, 224), "mmdet": (800, 1333), "mmseg": (512, 1024)}
@@ -39,10 +39,8 @@ def count_config(path: str, shape: tuple[int, int] | None, options: dict | None)
     config = Config.fromfile(path)
     if options:
         config.merge_from_dict(options)
-    scope = config.get("default_scope", "mmdet")
-    init_default_scope(scope)
-    shape = tuple(shape or _SHAPES.get(scope, (224, 224)))
-    return count_by_part(MODELS.build(config.model), shape), shape
+    shape = tuple(shape or _SHAPES.get(config.get("default_scope", "mmdet"), (224, 224)))
+    return count_by_part(build_model(config, "mmdet"), shape), shape
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from drconv_mm.suite.config import load_suite
-from drconv_mm.suite.errors import DISK_FULL, DiskFullError, SuiteError
+from drconv_mm.suite.errors import SuiteError, disk_full_is_told
 from drconv_mm.suite.launch import LAUNCHERS
 from drconv_mm.suite.results import ResultError
 from drconv_mm.suite.session import Session
@@ -88,13 +88,10 @@ def main() -> None:
         if args.dry_run:
             print(session.describe())
             return
-        failed = session.run(args.resume, args.launcher, args.jobs, job_options(args.job_options))
+        with disk_full_is_told(session.work_dir):
+            failed = session.run(args.resume, args.launcher, args.jobs, job_options(args.job_options))
     except (SuiteError, ResultError) as error:
         sys.exit(f"suite.py: error: {error}")
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        sys.exit(f"suite.py: error: {DiskFullError(error.filename or 'work dir')}")
     except KeyboardInterrupt:
         sys.exit("suite.py: stopped; go on with --resume")
     sys.exit(1 if failed else 0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
+
+from drconv_mm.engine.model import build_model
 
 # (height, width) at which a toolbox's models are measured.
 SHAPES = {"mmpretrain": (224, 224), "mmdet": (240, 320), "mmseg": (240, 320)}
@@ -32,10 +33,9 @@ def build(path: str, options: dict, changes: dict | None = None) -> tuple[nn.Mod
     if "model.drconv" in (changes or {}):
         retrofit(config, config.model.drconv)
     scope = config.get("default_scope") or "mmdet"
-    init_default_scope(scope)
     _forget_pretrained(config.model)
     torch.manual_seed(0)
-    return MODELS.build(config.model), scope
+    return build_model(config, scope), scope
 
 
 def retrofit(config: Config, drconv: dict) -> None:

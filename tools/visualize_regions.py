@@ -63,7 +63,7 @@ def main() -> None:
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
-    model = build_model(config)
+    model = build_model(config, "mmdet")
     layers = [name for name, module in model.named_modules() if isinstance(module, DRConv2d)]
     if not layers:
         sys.exit(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SuiteError(Exception):
@@ -18,6 +17,21 @@ class DiskFullError(SuiteError):
 
     def __init__(self, place: object):
         super().__init__(f"the disk is full ({place}); finished runs are kept. Free some space and go on with --resume")
+
+
+@contextmanager
+def disk_full_is_told(place: object) -> Iterator[None]:
+    """Says where: in the file that could not be written, where the system names it, else in ``place``.
+
+    Raises:
+        DiskFullError: In the place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(error.filename or place) from error
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -97,7 +97,9 @@ def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:
                 ) from error
         return tried[hundredths][0]
 
-    low, high = round(_own_width(task) / _STEP), round(_WIDEST / _STEP)
+    parent, _, name = task.widen["key"].rpartition(".")
+    own = setting(target, parent).get(name, 1.0)  # the network's default, where the config says none
+    low, high = round(own / _STEP), round(_WIDEST / _STEP)
     while high - low > 1:  # multiply-adds grow with the width
         middle = (low + high) // 2
         low, high = (middle, high) if widened(middle) < wanted else (low, middle)
@@ -115,12 +117,6 @@ def _config(task: Task) -> Config:
     config = Config.fromfile(task.config)
     config.merge_from_dict(task.options)
     return config
-
-
-def _own_width(task: Task) -> float:
-    """The width that the task's standard network has, by its config or by the network's default of 1."""
-    parent, _, name = task.widen["key"].rpartition(".")
-    return setting(_config(task), parent).get(name, 1.0)
 
 
 def _widen(task: Task, width: float) -> tuple[Config, dict[str, Any]]:

@@ -25,7 +25,7 @@ from mmengine.config import Config
 
 from ..files import write_whole
 from ..memory import KEEP_FREED_MEMORY
-from .errors import DISK_FULL, DiskFullError, SuiteError
+from .errors import DiskFullError, SuiteError, disk_full_is_told
 from .lock import locked
 from .plan import FAILED_FILE, Run
 from .results import INSPECTION_FILE, RESULT_FILE, RunResult
@@ -88,7 +88,7 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[[str],
         DiskFullError: Nothing can be written any more.
         SuiteError: Another process works on it.
     """
-    with locked(run.folder / "run.lock", str(run.folder)), _disk_full_is_told(run.folder):
+    with locked(run.folder / "run.lock", str(run.folder)), disk_full_is_told(run.folder):
         if (run.folder / RESULT_FILE).exists():
             return run.result()
         (run.folder / FAILED_FILE).unlink(missing_ok=True)
@@ -156,16 +156,6 @@ def _inspection_command(run: Run, checkpoint: Path) -> list[str]:
     shape = map(str, run.task.input_shape)
     arguments = [str(run.folder), "--checkpoint", str(checkpoint), "--shape", *shape]
     return [sys.executable, "-m", "drconv_mm.suite.inspection", *arguments]
-
-
-@contextmanager
-def _disk_full_is_told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise DiskFullError(folder) from error
-        raise
 
 
 @contextmanager
@@ -303,12 +293,12 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(run: Run) -> tuple[dict[str, list[list[float]]], float]:
+def _curves(run: Run, rows: list[dict[str, Any]]) -> tuple[dict[str, list[list[float]]], float]:
     """Loss and metric by iteration, and the median time of an iteration."""
     # A resumed training logs some iterations again.
     training: dict[int, dict[str, Any]] = {}
     validation: dict[int, float] = {}
-    for row in _rows(run.folder):
+    for row in rows:
         if "loss" in row:
             training[row["step"]] = row
         elif run.task.metric["name"] in row:
@@ -322,9 +312,9 @@ def _curves(run: Run) -> tuple[dict[str, list[list[float]]], float]:
     return curves, statistics.median(row["time"] for row in training.values())
 
 
-def _gpu_memory(folder: Path) -> int:
+def _gpu_memory(rows: list[dict[str, Any]]) -> int:
     """The most that tensors took on a GPU, bytes, as mmengine logs it in MB; 0 where none was used."""
-    return max((row.get("memory", 0) for row in _rows(folder)), default=0) << 20
+    return max((row.get("memory", 0) for row in rows), default=0) << 20
 
 
 def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> RunResult:
@@ -339,7 +329,8 @@ def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> 
         if name not in metrics:
             raise _failure(run, "test", f"test.py gave no metric {name!r}, only {sorted(metrics)}")
     inspection = json.loads((run.folder / INSPECTION_FILE).read_text())
-    curves, seconds_per_iteration = _curves(run)
+    rows = _rows(run.folder)
+    curves, seconds_per_iteration = _curves(run, rows)
     return RunResult(
         suite=run.suite,
         task=run.task.name,
@@ -351,7 +342,7 @@ def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> 
         metrics=metrics,
         baselines={label: metrics[name] for label, name in run.task.baselines.items() if metrics},
         seconds_per_iteration=seconds_per_iteration,
-        peak_memory_bytes=_gpu_memory(run.folder) or state.values["peak_memory_bytes"],
+        peak_memory_bytes=_gpu_memory(rows) or state.values["peak_memory_bytes"],
         batch_size=run.batch_size,
         curves=curves,
         git_commit=", ".join(state.values["git_commits"]) or None,
