@@ -42,7 +42,7 @@ from drconv_mm.memory import KEEP_FREED_MEMORY
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
 SIZE, STORED = 96, 112
-BATCH, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.05, 0.9, 4e-5, 0.1
+BATCH, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.9, 4e-5, 0.1
 
 
 Change = Callable[[str, Tensor, int], Tensor]  # of a layer's region map: name, map, m
@@ -61,7 +61,6 @@ class Arm:
         widened: Whether the standard network has the multiply-adds of the DRConv one.
         start: Initialises the network in another way.
         random_regions: Whether the region maps are random and fixed.
-        learning_rate: At its highest.
     """
 
     about: str
@@ -69,7 +68,6 @@ class Arm:
     widened: bool = False
     start: Callable[[nn.Module], None] | None = None
     random_regions: bool = False
-    learning_rate: float = LEARNING_RATE
 
 
 def _layers(model: nn.Module) -> list[DRConv2d]:
@@ -132,17 +130,9 @@ def gain_start(gain: float) -> Callable[[nn.Module], None]:
 
 ARMS = {
     "standard": Arm("standard convolution", None),
-    "standard_lr0.025": Arm("standard, half the learning rate", None, learning_rate=LEARNING_RATE / 2),
-    "standard_lr0.1": Arm("standard, twice the learning rate", None, learning_rate=LEARNING_RATE * 2),
-    "standard_lr0.2": Arm("standard, four times the learning rate", None, learning_rate=LEARNING_RATE * 4),
     "widened": Arm("standard, widened to DRConv's multiply-adds", None, widened=True),
-    "widened_lr0.1": Arm("widened, twice the learning rate", None, True, learning_rate=LEARNING_RATE * 2),
     "drconv": Arm("DRConv, the defaults (mixture, m = 8)"),
-    "drconv_lr0.025": Arm("DRConv, half the learning rate", learning_rate=LEARNING_RATE / 2),
-    "drconv_lr0.1": Arm("DRConv, twice the learning rate", learning_rate=LEARNING_RATE * 2),
-    "drconv_lr0.2": Arm("DRConv, four times the learning rate", learning_rate=LEARNING_RATE * 4),
     "m1": Arm("m = 1", {"num_regions": 1}),
-    "m1_lr0.1": Arm("m = 1, twice the learning rate", {"num_regions": 1}, learning_rate=LEARNING_RATE * 2),
     "m2": Arm("m = 2", {"num_regions": 2}),
     "m4": Arm("m = 4", {"num_regions": 4}),
     "frozen_guide": Arm("guide not trained (`guide_grad_scale=0`)", {"guide_grad_scale": 0.0}),
@@ -160,15 +150,6 @@ ARMS = {
     "alike": Arm("routing logits of std 0.3: regions start alike", start=routing_start(0.3)),
     "centred4": Arm("mixing weights around zero, gain 4", {"generator": "centred"}),
     "centred8": Arm("mixing weights around zero, gain 8", {"generator": "centred"}, start=gain_start(8.0)),
-    "centred4_lr0.1": Arm(
-        "mixing weights around zero, gain 4, twice the rate", {"generator": "centred"}, learning_rate=LEARNING_RATE * 2
-    ),
-    "centred8_lr0.1": Arm(
-        "mixing weights around zero, gain 8, twice the rate",
-        {"generator": "centred"},
-        start=gain_start(8.0),
-        learning_rate=LEARNING_RATE * 2,
-    ),
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
 }
 
@@ -339,7 +320,9 @@ def entropies(model: nn.Module, images: Tensor) -> dict[str, float]:
     return {name: round(region_entropy(region_shares(c)), 4) for name, c in counts.items()}
 
 
-def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Path, out: Path) -> dict:
+def train_one(
+    network: str, arm_name: str, learning_rate: float, seed: int, iterations: int, data: Path, out: Path
+) -> dict:
     """Trains and evaluates one run, and writes its JSON at the end."""
     torch.manual_seed(seed)
     arm = ARMS[arm_name]
@@ -348,11 +331,11 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
     decayed = [p for name, p in model.named_parameters() if p.dim() > 1]
     rest = [p for name, p in model.named_parameters() if p.dim() <= 1]  # norms and biases
     optimizer = torch.optim.SGD(
-        [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)], lr=arm.learning_rate, momentum=MOMENTUM
+        [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)], lr=learning_rate, momentum=MOMENTUM
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - i / iterations))
     generator = torch.Generator().manual_seed(seed)
-    result = dict(network=network, arm=arm_name, seed=seed, iterations=iterations)
+    result = dict(network=network, arm=arm_name, learning_rate=learning_rate, seed=seed, iterations=iterations)
     losses, started = [], time.process_time()
     order = torch.empty(0, dtype=torch.long)
     model.train()
@@ -389,9 +372,9 @@ def train_one(network: str, arm_name: str, seed: int, iterations: int, data: Pat
 # --- The commands ----------------------------------------------------------------------------------------------------
 
 
-def path_of(results: Path, network: str, arm: str, seed: int) -> Path:
+def path_of(results: Path, network: str, arm: str, learning_rate: float, seed: int) -> Path:
     """Where a run's JSON lies."""
-    return results / "runs" / network / f"{arm}-seed{seed}.json"
+    return results / "runs" / network / f"{arm}-lr{learning_rate}-seed{seed}.json"
 
 
 def _worker(job: tuple) -> dict:
@@ -403,8 +386,9 @@ def _worker(job: tuple) -> dict:
 def run(args: argparse.Namespace) -> None:
     """Trains what is missing, the first seed of every arm first."""
     jobs = [
-        (network, arm, seed, args.iterations, args.data, path_of(args.results, network, arm, seed))
+        (network, arm, rate, seed, args.iterations, args.data, path_of(args.results, network, arm, rate, seed))
         for seed in range(args.seeds)
+        for rate in args.learning_rates
         for arm in args.arms
         for network in args.networks
     ]
@@ -417,7 +401,8 @@ def run(args: argparse.Namespace) -> None:
         for done, result in enumerate(pool.imap_unordered(_worker, missing), 1):
             left = (time.perf_counter() - started) / done * (len(missing) - done) / 60
             print(
-                f"[{done}/{len(missing)}] {result['network']} {result['arm']} seed {result['seed']}: "
+                f"[{done}/{len(missing)}] {result['network']} {result['arm']} at {result['learning_rate']} "
+                f"seed {result['seed']}: "
                 f"top-1 {result['top1']:.1f}, region 0 {result['top1_region_zero']:.1f}, "
                 f"shuffled {result['top1_shuffled']:.1f}, loss {result['train_loss']:.3f}, "
                 f"{result['minutes']:.1f} min; {left:.0f} min left",
@@ -461,15 +446,18 @@ def mean_and_spread(values: list[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-def table(network: str, arms: dict[str, list[dict]], seconds: dict[str, dict]) -> list[str]:
+Found = dict[tuple[str, float], list[dict]]  # of a network: an arm and a learning rate, and its runs
+
+
+def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     """A network's lines of Markdown."""
     lines = [
         f"### {network}", "",
-        "| arm | seeds | top-1 | all region 0 | maps shuffled | val loss | train loss "
+        "| arm | rate | seeds | top-1 | all region 0 | maps shuffled | val loss | train loss "
         "| layers over 0.3 log m (entropy: min, median) | multiply-adds | parameters | step, s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for arm, runs in arms.items():
+    for (arm, rate), runs in found.items():
         first, spec = runs[0], ARMS[arm].drconv
         top1 = [mean_and_spread([run[key] for run in runs]) for key in ("top1", "top1_region_zero", "top1_shuffled")]
         entropy = [value for run in runs for value in run["entropy"].values()]
@@ -480,7 +468,7 @@ def table(network: str, arms: dict[str, list[dict]], seconds: dict[str, dict]) -
             used = f"{sum(e > 0.3 for e in entropy)} of {len(entropy)} ({min(entropy):.2f}, {median(entropy):.2f})"
         step = seconds.get(arm, {}).get("step")
         cells = [
-            ARMS[arm].about, str(len(runs)), *top1, mean_and_spread([run["val_loss"] for run in runs], 2),
+            ARMS[arm].about, str(rate), str(len(runs)), *top1, mean_and_spread([run["val_loss"] for run in runs], 2),
             f"{mean(run['train_loss'] for run in runs):.2f}", used,
             f"{first['multiply_adds'] / 1e6:.1f} M", f"{first['parameters'] / 1e6:.2f} M",
             "" if step is None else f"{step:.2f}",
@@ -489,7 +477,7 @@ def table(network: str, arms: dict[str, list[dict]], seconds: dict[str, dict]) -
     return [*lines, ""]
 
 
-def plot(found: dict[str, dict[str, list[dict]]], path: Path) -> None:
+def plot(found: dict[str, Found], path: Path) -> None:
     """Top-1 of each run by arm, and the default's entropies by layer."""
     import matplotlib
 
@@ -498,16 +486,16 @@ def plot(found: dict[str, dict[str, list[dict]]], path: Path) -> None:
 
     figure, axes = plt.subplots(2, len(found), figsize=(5.2 * len(found), 8.5), squeeze=False)
     for (network, arms), upper, lower in zip(found.items(), *axes, strict=True):
-        names = list(arms)[::-1]
-        for row, arm in enumerate(names):
-            values = [run["top1"] for run in arms[arm]]
+        names = [f"{arm} at {rate}" for arm, rate in arms][::-1]
+        for row, runs in enumerate(reversed(arms.values())):
+            values = [run["top1"] for run in runs]
             upper.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.6)
             upper.plot(mean(values), row, "|", color="black", markersize=16)
         upper.set_yticks(range(len(names)), names)
         upper.set(title=network, xlabel="top-1, % (points: seeds, bar: mean)")
         upper.grid(axis="x", alpha=0.4)
-        for run in arms.get("drconv", []):
-            lower.plot(list(run["entropy"].values()), ".-", label=f"seed {run['seed']}")
+        for run in (run for (arm, _), runs in arms.items() if arm == "drconv" for run in runs):
+            lower.plot(list(run["entropy"].values()), ".-", label=f"seed {run['seed']} at {run['learning_rate']}")
         lower.axhline(0.3, color="gray", linestyle="--")
         lower.set(xlabel="DRConv layer, from input to output", ylabel="region entropy / log m", ylim=(0, 1.02))
         lower.legend()
@@ -517,12 +505,12 @@ def plot(found: dict[str, dict[str, list[dict]]], path: Path) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Writes the tables between the page's markers, and the plot."""
-    found: dict[str, dict[str, list[dict]]] = {}
+    found: dict[str, Found] = {}
     for network in NETWORKS:
         for arm in ARMS:
-            paths = sorted((args.results / "runs" / network).glob(f"{arm}-seed*.json"))
-            if paths:
-                found.setdefault(network, {})[arm] = [json.loads(path.read_text()) for path in paths]
+            runs = map(json.loads, map(Path.read_text, (args.results / "runs" / network).glob(f"{arm}-lr*.json")))
+            for result in sorted(runs, key=lambda result: (result["learning_rate"], result["seed"])):
+                found.setdefault(network, {}).setdefault((arm, result["learning_rate"]), []).append(result)
     if not found:
         raise SystemExit(
             f"study_learning.py: no runs in {args.results / 'runs'}; make them with: study_learning.py run DATA"
@@ -545,6 +533,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("data", type=Path, nargs="?", default=Path("data/caltech20"), help="default: %(default)s")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument(
+        "--learning-rates", nargs="+", type=float, default=[0.05, 0.1], metavar="RATE",
+        help="at its highest (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each arm (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=2400, help="of batch 32 (default: %(default)s)")
     parser.add_argument(

@@ -21,7 +21,8 @@ NETWORK = "mobilenet_v1-0.25x"
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     data = generate_sample_classification(folder / "data", 10, 5)
-    arguments = ["--networks", NETWORK, "--seeds", 1, "--iterations", 3, "--jobs", 2, "--results", folder / "found"]
+    arguments = ["--networks", NETWORK, "--seeds", 1, "--iterations", 3, "--jobs", 2]
+    arguments += ["--learning-rates", 0.05, "--results", folder / "found"]
     return data, arguments, folder / "found"
 
 
@@ -31,17 +32,21 @@ def test_runs_once_and_reports(study):
     first = run(TOOL, "run", data, *arguments, *arms).stdout
     assert "3 runs, 0 of them finished before" in first and "[3/3]" in first
     runs = {path.name: json.loads(path.read_text()) for path in (results / "runs" / NETWORK).iterdir()}
-    assert sorted(runs) == ["authors-seed0.json", "random_regions-seed0.json", "standard-seed0.json"]
-    standard, dynamic = runs["standard-seed0.json"], runs["authors-seed0.json"]
+    assert sorted(runs) == [
+        "authors-lr0.05-seed0.json",
+        "random_regions-lr0.05-seed0.json",
+        "standard-lr0.05-seed0.json",
+    ]
+    standard, dynamic = runs["standard-lr0.05-seed0.json"], runs["authors-lr0.05-seed0.json"]
     assert standard["multiply_adds"] < dynamic["multiply_adds"] and not standard["entropy"]
     assert standard["val_loss"] == standard["val_loss_shuffled"] != dynamic["val_loss"]
     assert len(dynamic["entropy"]) == 13 and all(0 <= value <= 1 for value in dynamic["entropy"].values())
     # Positions of a random map are nearly evenly shared in the first, large layers.
-    assert runs["random_regions-seed0.json"]["entropy"]["backbone.layers.0.0.1.conv"] > 0.95
+    assert runs["random_regions-lr0.05-seed0.json"]["entropy"]["backbone.layers.0.0.1.conv"] > 0.95
 
     again = run(TOOL, "run", data, *arguments, *arms, "widened").stdout
     assert "4 runs, 3 of them finished before" in again and "[1/1]" in again
-    widened = json.loads((results / "runs" / NETWORK / "widened-seed0.json").read_text())
+    widened = json.loads((results / "runs" / NETWORK / "widened-lr0.05-seed0.json").read_text())
     assert widened["multiply_adds"] == pytest.approx(dynamic["multiply_adds"], rel=0.05)
 
     run(TOOL, "time", data, *arguments, "--arms", "standard", "drconv", "--rounds", 1)
@@ -50,7 +55,9 @@ def test_runs_once_and_reports(study):
     printed = run(TOOL, "report", *arguments).stdout
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| the authors' initialisation | 1 |" in text and "| the authors' initialisation | 1 |" in printed
+    assert (
+        "| the authors' initialisation | 0.05 | 1 |" in text and "| the authors' initialisation | 0.05 | 1 |" in printed
+    )
     assert (results / "learning.png").stat().st_size > 10_000
     run(TOOL, "report", *arguments)
     assert page.read_text() == text
