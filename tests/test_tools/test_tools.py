@@ -157,3 +157,9 @@ def test_benchmark_model_times_any_toolbox(tmp_path, toolbox, config):
     standard, dynamic = json.loads((tmp_path / "b.json").read_text())["rows"][:2]
     assert standard["multiply_adds"] < dynamic["multiply_adds"]
     assert standard["training_ms"] > standard["inference_ms"] > 0
+
+
+def test_the_study_of_pretrained_starts_says_which_data_is_missing(tmp_path):
+    done = run("tools/study_pretrained.py", tmp_path, "--work-dir", tmp_path / "work", check=False)
+    assert done.returncode == 1 and not (tmp_path / "work").exists()
+    assert f"{tmp_path}/caltech20 is missing: looked for the data set caltech20" in done.stderr
