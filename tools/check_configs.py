@@ -419,7 +419,8 @@ def page(results: list[dict], about: str) -> str:
         "# Compatibility", "",
         "Stock configs of the installed toolboxes with the one key, made by `python tools/check_configs.py --page "
         "docs/compatibility.md`.", about, "",
-        f"**{len(keyed)} of {sum(not r['by_name'] for r in results)} configs pass**, with {counts}. "
+        f"**{len(keyed)} of {sum(not r['by_name'] for r in results)} checks pass**, of "
+        f"{len({(r['toolbox'], r['path']) for r in results if not r['by_name']})} configs with {counts}. "
         "A pass means: at least one layer is dynamic; the standard model's state dict loads and the output is the "
         "same; it differs once the dynamic part is not zero; three training steps give finite losses and change every "
         "parameter that requires a gradient. Inputs are drawn, two pictures of 128x128 in most cases: this says that "

@@ -16,17 +16,23 @@ import drconv_mm  # noqa: F401  (registers the conv type for configs that name i
 from drconv_mm.engine.complexity import PARTS, Cost, count_by_part
 from drconv_mm.engine.model import build_model
 
-# What the toolboxes' stock configs read: ImageNet's crop, COCO's and Cityscapes' pictures.
-_SHAPES = {"mmpretrain": (224, 224), "mmdet": (800, 1333), "mmseg": (512, 1024)}
+# What the toolboxes' stock configs read: ImageNet's crop, COCO's and Cityscapes' pictures, and faces.
+_SHAPES = {"mmpretrain": (224, 224), "mmdet": (800, 1333), "mmseg": (512, 1024), "mmengine": (112, 112)}
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config of mmdet, mmseg or mmpretrain")
+    parser.add_argument(
+        "configs", nargs="+", metavar="CONFIG", help="config of mmdet, mmseg, mmpretrain or a face network"
+    )
     shapes = ", ".join(f"{scope} {h} {w}" for scope, (h, w) in _SHAPES.items())
     parser.add_argument(
-        "--shape", type=int, nargs=2, metavar=("H", "W"), help=f"image size, pixels (default by toolbox: {shapes})"
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help=f"image size, pixels (default by scope: {shapes}, or the backbone's input_size)",
     )
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, help="override settings of the configs, as key=value"
@@ -39,8 +45,13 @@ def count_config(path: str, shape: tuple[int, int] | None, options: dict | None)
     config = Config.fromfile(path)
     if options:
         config.merge_from_dict(options)
-    shape = tuple(shape or _SHAPES.get(config.get("default_scope", "mmdet"), (224, 224)))
-    return count_by_part(build_model(config, "mmdet"), shape), shape
+    model = build_model(config, "mmdet")
+    scope = config.get("default_scope", "mmdet")
+    if shape is None:
+        backbone = getattr(model, "backbone", None)
+        shape = getattr(backbone, "input_size", None) or _SHAPES.get(scope, (224, 224))
+    shape = tuple(shape)
+    return count_by_part(model, shape), shape
 
 
 def main() -> None:

@@ -451,12 +451,12 @@ Found = dict[tuple[str, float], list[dict]]  # of a network: an arm and a learni
 
 def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     """A network's lines of Markdown."""
-    lines = [
-        f"### {network}", "",
-        "| arm | rate | seeds | top-1 | all region 0 | maps shuffled | val loss | train loss "
-        "| layers over 0.3 log m (entropy: min, median) | multiply-adds | parameters | step, s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    heads = [
+        "arm", "rate", "seeds", "top-1", "all region 0", "maps shuffled", "val loss", "train loss",
+        "layers over 0.3 log m (entropy: min, median)", "multiply-adds", "parameters",
+        *(["step, s"] if seconds else []),
     ]  # fmt: skip
+    lines = [f"### {network}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for (arm, rate), runs in found.items():
         first, spec = runs[0], ARMS[arm].drconv
         top1 = [mean_and_spread([run[key] for run in runs]) for key in ("top1", "top1_region_zero", "top1_shuffled")]
@@ -471,7 +471,7 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
             ARMS[arm].about, str(rate), str(len(runs)), *top1, mean_and_spread([run["val_loss"] for run in runs], 2),
             f"{mean(run['train_loss'] for run in runs):.2f}", used,
             f"{first['multiply_adds'] / 1e6:.1f} M", f"{first['parameters'] / 1e6:.2f} M",
-            "" if step is None else f"{step:.2f}",
+            *([f"{step:.2f}" if step else ""] if seconds else []),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

@@ -159,6 +159,11 @@ def test_benchmark_model_times_any_toolbox(tmp_path, toolbox, config):
     assert standard["training_ms"] > standard["inference_ms"] > 0
 
 
+def test_count_flops_of_a_face_network_takes_its_own_size():
+    out = run("tools/count_flops.py", "configs/face/mobilefacenet_sample-64x64.py").stdout
+    assert "| mobilefacenet_sample-64x64 | 64x64 |" in out
+
+
 def test_the_study_of_pretrained_starts_says_which_data_is_missing(tmp_path):
     done = run("tools/study_pretrained.py", tmp_path, "--work-dir", tmp_path / "work", check=False)
     assert done.returncode == 1 and not (tmp_path / "work").exists()
