@@ -47,6 +47,7 @@ PAIRS = {
     "mask-rcnn_r50_fpn_1x_coco": "mask-rcnn_r50-drconv_fpn_1x_coco",
     "fcos_r50-caffe_fpn_gn-head_1x_coco": "fcos_r50-drconv-caffe_fpn_gn-head_1x_coco",
     "retinanet_r18_fpn_bccd-160x120": "retinanet_r18-drconv_fpn_bccd-160x120",
+    "retinanet_r18-0.5x_fpn_bccd-160x120": "retinanet_r18-0.5x-drconv_fpn_bccd-160x120",
     "retinanet_r18_fpn_sample-160x120": "retinanet_r18-drconv_fpn_sample-160x120",
     "retinanet_mobilenet-v2_fpn_bccd-160x120": "retinanet_mobilenet-v2-drconv_fpn_bccd-160x120",
 }
