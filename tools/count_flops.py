@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help=f"image size, pixels (default by scope: {shapes}, or the backbone's input_size)",
+        help=f"image size, pixels (default by scope: {shapes}, or what a face network was built for)",
     )
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, help="override settings of the configs, as key=value"
@@ -45,12 +45,11 @@ def count_config(path: str, shape: tuple[int, int] | None, options: dict | None)
     config = Config.fromfile(path)
     if options:
         config.merge_from_dict(options)
-    model = build_model(config, "mmdet")
-    scope = config.get("default_scope", "mmdet")
-    if shape is None:
-        backbone = getattr(model, "backbone", None)
-        shape = getattr(backbone, "input_size", None) or _SHAPES.get(scope, (224, 224))
-    shape = tuple(shape)
+    scope = config.get("default_scope") or "mmdet"
+    model = build_model(config, scope)
+    if shape is None and scope == "mmengine":  # a face network, which may be built for one size
+        shape = getattr(getattr(model, "backbone", None), "input_size", None)
+    shape = tuple(shape or _SHAPES.get(scope, (224, 224)))
     return count_by_part(model, shape), shape
 
 

@@ -508,7 +508,8 @@ def report(args: argparse.Namespace) -> None:
     found: dict[str, Found] = {}
     for network in NETWORKS:
         for arm in ARMS:
-            runs = map(json.loads, map(Path.read_text, (args.results / "runs" / network).glob(f"{arm}-lr*.json")))
+            paths = (args.results / "runs" / network).glob(f"{arm}-lr*.json")
+            runs = [json.loads(path.read_text()) for path in paths]
             for result in sorted(runs, key=lambda result: (result["learning_rate"], result["seed"])):
                 found.setdefault(network, {}).setdefault((arm, result["learning_rate"]), []).append(result)
     if not found:

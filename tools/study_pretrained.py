@@ -23,6 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 
+from drconv_mm.files import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
 # A key or none, and a factor on the rate: a dynamic layer learns faster than its rate says (docs/learning.md).
@@ -118,8 +120,7 @@ def main() -> None:
                     metric = train(task, spec["target"], args.work_dir / task / f"{kind.lower()}-seed{seed}", options)
                     minutes = round((time.perf_counter() - started) / 60, 2)
                     result = dict(task=task, kind=kind, seed=seed, metric=metric, minutes=minutes)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(json.dumps(result) + "\n")
+                    write_whole(path, json.dumps(result) + "\n")
                 runs.setdefault((task, kind), []).append(json.loads(path.read_text()))
                 print(f"{task}, seed {seed}, {kind}: {runs[task, kind][-1]['metric']}", flush=True)
     print("\n| task | fine-tuned as | metric | of seeds | minutes each |\n|---|---|---|---|---|")
