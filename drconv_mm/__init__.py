@@ -1,74 +1,55 @@
 """Dynamic Region-Aware Convolution (DRConv, CVPR 2021) as an OpenMMLab conv type."""
 
+from importlib import import_module
+
 from .layers import DRConv, DRConv2d, Retrofit, convert
 from .ops import region_conv2d
 from .version import __version__
 
 __all__ = ["DRConv", "DRConv2d", "Retrofit", "__version__", "convert", "region_conv2d"]
 
-try:
-    from .engine.hooks import CheckClassesHook, RegionStatsHook, RegionVisHook
-except ImportError:  # without mmengine and OpenCV there is nothing to hook into
-    pass
-else:
-    __all__ += ["CheckClassesHook", "RegionStatsHook", "RegionVisHook"]
-
-try:
-    from .models.backbones import DRConvShuffleNetV2, MobileNetV1
-except ImportError:  # networks need mmengine and mmcv
-    pass
-else:
-    __all__ += ["DRConvShuffleNetV2", "MobileNetV1"]
-
-try:
-    from .models.face import ArcFaceHead, FaceDataPreprocessor, FaceRecognizer, IResNet, LinearEmbedding, MobileFaceNet
-except ImportError:  # as above
-    pass
-else:
-    __all__ += [
+# What needs more than torch: mmengine, mmcv, OpenCV, matplotlib.
+_EXTRAS = {
+    "engine.hooks": ["CheckClassesHook", "RegionStatsHook", "RegionVisHook"],
+    "engine.face_hooks": ["MarginWarmupHook", "ShardedCheckpointHook"],
+    "engine.verification_loops": ["VerificationTestLoop", "VerificationValLoop"],
+    "models.backbones": ["DRConvShuffleNetV2", "MobileNetV1"],
+    "models.face": [
         "ArcFaceHead",
         "FaceDataPreprocessor",
         "FaceRecognizer",
         "IResNet",
         "LinearEmbedding",
         "MobileFaceNet",
-    ]
-
-try:
-    from .datasets.face import (
-        FaceBin,
-        FaceFolder,
-        FaceIdentities,
-        FacePairs,
-        FaceRecords,
-        FaceTemplates,
-        LoadFace,
-        PackFace,
-        RandomBrightnessContrast,
-        RandomShift,
-    )
-    from .engine.face_hooks import MarginWarmupHook, ShardedCheckpointHook
-    from .engine.verification_loops import VerificationTestLoop, VerificationValLoop
-    from .evaluation import FaceIdentification, FaceTemplateVerification, FaceVerification
-except ImportError:  # data sets and metrics need OpenCV and matplotlib too
-    pass
-else:
-    __all__ += [
+    ],
+    "datasets.face": [
         "FaceBin",
         "FaceFolder",
-        "FaceIdentification",
         "FaceIdentities",
         "FacePairs",
         "FaceRecords",
-        "FaceTemplateVerification",
         "FaceTemplates",
-        "FaceVerification",
         "LoadFace",
-        "MarginWarmupHook",
         "PackFace",
         "RandomBrightnessContrast",
         "RandomShift",
-        "ShardedCheckpointHook",
-        "VerificationTestLoop",
-        "VerificationValLoop",
-    ]
+    ],
+    "evaluation": ["FaceIdentification", "FaceTemplateVerification", "FaceVerification"],
+}
+_missing: dict[str, ImportError] = {}
+
+for _module, _names in _EXTRAS.items():
+    try:
+        _found = import_module(f".{_module}", __name__)
+    except ImportError as _error:  # plain PyTorch does without
+        _missing.update(dict.fromkeys(_names, _error))
+    else:
+        globals().update({_name: getattr(_found, _name) for _name in _names})
+        __all__ += _names
+
+
+def __getattr__(name: str) -> object:
+    """Says why a part of the package is not there; without it a registry says that it knows no such name."""
+    if name in _missing:
+        raise ImportError(f"drconv_mm.{name} can't be imported here: {_missing[name]}") from _missing[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from .files import write_whole
 
@@ -61,10 +60,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         schedules are unusable stand-ins.
 
     Raises:
-        CheckpointError: The file is missing, is not whole, names something that no checkpoint needs, or has no weights.
+        CheckpointError: The file is missing, is not whole, names something that no checkpoint needs, or has no weights;
+            torch is older than 2.6.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {str(path)!r} is no file; expected a .pth that train.py wrote")
+    try:
+        from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+    except ImportError as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} can't be read safely by torch {torch.__version__}; upgrade to 2.6 or newer"
+        ) from error
     with safe_globals(_STAND_INS):
         try:
             strange = get_unsafe_globals_in_checkpoint(path)

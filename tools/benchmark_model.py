@@ -26,7 +26,7 @@ from timing import extra_memory, interleaved, machine, restart_with
 from toolbox_models import SHAPES, build, training_samples
 from torch import nn
 
-from drconv_mm.engine.complexity import count_by_part
+from drconv_mm.engine.complexity import count_by_part, image_samples
 from drconv_mm.memory import KEEP_FREED_MEMORY
 
 KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
@@ -69,11 +69,12 @@ def training_step(model: nn.Module, images: torch.Tensor, samples: list) -> Call
 
 def inference(model: nn.Module, images: torch.Tensor) -> Callable[[], None]:
     """The forward in tensor mode."""
+    samples = image_samples(model, len(images), images.shape[2:])
 
     def run() -> None:
         model.eval()
         with torch.no_grad():
-            model(images, mode="tensor")
+            model(images, samples, mode="tensor")
 
     return run
 

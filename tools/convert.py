@@ -22,8 +22,9 @@ from toolbox_models import SHAPES, build, retrofit
 from torch import nn
 
 from drconv_mm import DRConv2d
-from drconv_mm.checkpoint import CheckpointError, read_checkpoint
-from drconv_mm.engine.complexity import count_by_part
+from drconv_mm.checkpoint import CheckpointError, read_checkpoint, strip_checkpoint
+from drconv_mm.engine.complexity import count_by_part, image_samples
+from drconv_mm.files import draft_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,23 +53,26 @@ def main() -> None:
     if not args.config.is_file():
         fail(f"config {str(args.config)!r} is no file; expected the path of a config")
     try:
-        state = read_checkpoint(args.checkpoint)["state_dict"]
+        checkpoint = strip_checkpoint(read_checkpoint(args.checkpoint))
     except CheckpointError as error:
         fail(str(error))
+    state = checkpoint["state_dict"]
     config = Config.fromfile(args.config)
     drconv = dict(args.drconv, include=args.include)
     if args.exclude:
         drconv["exclude"] = args.exclude
     standard, scope = build(str(args.config), {})
     wrong = [name for name, value in standard.state_dict().items() if state.get(name, value).shape != value.shape]
-    missing = [name for name in standard.state_dict() if name not in state]
+    # Norms count their batches since PyTorch 0.4.1; the count serves nothing where momentum is given.
+    missing = [n for n in standard.state_dict() if n not in state and not n.endswith("num_batches_tracked")]
     if wrong:
         fail(f"checkpoint {str(args.checkpoint)!r} is of another model than {str(args.config)!r}: {wrong[0]} is "
              f"{tuple(state[wrong[0]].shape)} there and {tuple(standard.state_dict()[wrong[0]].shape)} here, and "
              f"{len(wrong) - 1} more differ; give the config that it was trained with")  # fmt: skip
-    if len(missing) > len(standard.state_dict()) // 2:
+    if missing:
         fail(f"checkpoint {str(args.checkpoint)!r} lacks {len(missing)} of the model's entries, {missing[0]} for one; "
-             "give the config that it was trained with")  # fmt: skip
+             "give the config that it was trained with. A backbone's checkpoint needs no conversion: see "
+             "init_cfg in docs/pretrained.md")  # fmt: skip
     try:
         model, _ = build(str(args.config), {}, {"model.drconv": drconv})
     except ValueError as error:
@@ -77,11 +81,9 @@ def main() -> None:
 
     name = args.config.stem + "-drconv"
     retrofit(config, drconv)
-    args.out.mkdir(parents=True, exist_ok=True)
-    unfinished = args.out / f"{name}.pth.part"
-    torch.save({"state_dict": model.state_dict(), "meta": {"converted_from": str(args.checkpoint)}}, unfinished)
-    config.dump(args.out / f"{name}.py")
-    unfinished.replace(args.out / f"{name}.pth")
+    with draft_of(args.out / f"{name}.pth") as draft:
+        torch.save({"state_dict": model.state_dict(), "meta": checkpoint["meta"]}, draft)
+        config.dump(args.out / f"{name}.py")
     print_table(standard, model, tuple(args.shape or SHAPES[scope]))
     print(f"\nwrote {args.out / name}.py and .pth")
 
@@ -100,7 +102,8 @@ def print_table(standard: nn.Module, model: nn.Module, shape: tuple[int, int]) -
     hooks = [standard.get_submodule(name).register_forward_pre_hook(note(name)) for name in layers]
     device = next(standard.parameters()).device
     with torch.no_grad():
-        standard.eval()(torch.zeros(1, 3, *shape, device=device), mode="tensor")
+        samples = image_samples(standard, 1, shape)
+        standard.eval()(torch.zeros(1, 3, *shape, device=device), samples, mode="tensor")
     for hook in hooks:
         hook.remove()
     print(f"| layer | input | parameters | multiply-adds at {shape[0]}x{shape[1]} | filters an image |")

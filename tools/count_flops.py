@@ -8,6 +8,7 @@ detector or segmentor they are counted as far as a tensor goes: backbone, neck a
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -59,6 +60,8 @@ def main() -> None:
     print("| config | input | " + " | ".join((*PARTS, "total")) + " | parameters |")
     print("|---" * (len(PARTS) + 4) + "|")
     for path in args.configs:
+        if not Path(path).is_file():
+            sys.exit(f"count_flops.py: error: config {path!r} is no file; expected the path of a config")
         costs, shape = count_config(path, args.shape, args.cfg_options)
         cells = [f"{costs[part].multiply_adds / 1e6:.2f} M" for part in (*PARTS, "total")]
         parts = (part for part in (*PARTS, "other") if costs[part].parameters)

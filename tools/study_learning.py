@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -392,6 +393,11 @@ def run(args: argparse.Namespace) -> None:
         for arm in args.arms
         for network in args.networks
     ]
+    for *_, path in jobs:
+        found = json.loads(path.read_text())["iterations"] if path.exists() else args.iterations
+        if found != args.iterations:
+            sys.exit(f"study_learning.py: error: {path} is of {found} iterations, not of --iterations "
+                     f"{args.iterations}; give another --results")  # fmt: skip
     missing = [job for job in jobs if not job[-1].exists()]
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished before", flush=True)
     load_split(args.data, "train")  # a wrong layout shows before anything starts

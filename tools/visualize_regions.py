@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -76,11 +77,13 @@ def main() -> None:
     load_checkpoint(model, args.checkpoint, map_location="cpu", strict=True)
     model.to(args.device).eval()
     pipeline = test_pipeline(config)
+    stems = Counter(path.stem for path in images)
     for number, path in enumerate(images, 1):
         data = pseudo_collate([pipeline(dict(img_path=str(path), img_id=0))])
         with RegionRecorder(model, args.layers) as recorder, torch.no_grad():
             model.test_step(data)
-        out = Path(args.out_dir) / f"{path.stem}.png"
+        name = path.stem if stems[path.stem] == 1 else f"{number}_{path.stem}"  # of different folders
+        out = Path(args.out_dir) / f"{name}.png"
         save_picture(out, recorder.picture(data["inputs"][0]))
         print(f"[{number}/{len(images)}] {out}")
 

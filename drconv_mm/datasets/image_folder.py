@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 
+from ..registration import register_in
 from .scan import scan_image_folder
 
 
-@DATASETS.register_module()
+@register_in("DATASETS")
 class ImageFolder(CustomDataset):
     """mmpretrain's dataset of a folder a class (ImageNet's layout), with a check of the layout up front.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.structures import InstanceData
 from torch import nn
 
 from ..layers.drconv import DRConv2d
@@ -49,11 +50,36 @@ def _baddbmm_multiply_adds(inputs: list, outputs: list) -> int:
     return prod(outputs[0].type().sizes()) * inputs[1].type().sizes()[-1]
 
 
+def image_samples(model: nn.Module, count: int, shape: tuple[int, int]) -> list | None:
+    """Data samples without objects, for a detector's forward in tensor mode.
+
+    mmdet's two-stage detectors and DETRs read the size of each image there.
+
+    Args:
+        model: Any module.
+        count: Images.
+        shape: Their (height, width), pixels.
+
+    Returns:
+        ``count`` `DetDataSample`; None for a model that is no detector of mmdet's.
+    """
+    if not any(kind.__module__.startswith("mmdet.models.") for kind in type(model).__mro__):
+        return None
+    from mmdet.structures import DetDataSample
+
+    size = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), tuple(shape))
+    samples = [DetDataSample(metainfo=dict(size, scale_factor=(1.0, 1.0), img_id=index)) for index in range(count)]
+    for sample in samples:
+        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    return samples
+
+
 def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -> dict[str, Cost]:
     """Cost of one image through ``model.forward`` in its tensor mode.
 
     Args:
         model: Any module; of the toolboxes' models the part that takes a tensor (backbone, neck, head's convolutions).
+            A two-stage detector counts its second stage for the proposals of its RPN, however it is trained.
         shape: (height, width) of the image, pixels.
         channels: Channels of the image.
 
@@ -65,22 +91,31 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
         `PARTS`, and all parameters.
     """
     image = torch.zeros(1, channels, *shape, device=next(model.parameters()).device)
-    training = model.training
+    samples = image_samples(model, 1, shape)
+    training = [module for module in model.modules() if module.training]
     analyzer = FlopAnalyzer(model.eval(), image)
     analyzer.set_op_handle("drconv_mm::region_conv2d", _region_conv_multiply_adds)
     analyzer.set_op_handle("aten::baddbmm", _baddbmm_multiply_adds)
     for name in _DEFORMABLE:
         analyzer.set_op_handle(f"prim::{name}", _deformable_multiply_adds)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with warnings.catch_warnings(), torch.no_grad():
+    # The analysis passes tensors alone.
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: (args, kwargs if samples is None else {**kwargs, "data_samples": samples}),
+        with_kwargs=True,
+    )
+    with hook, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        by_module = analyzer.by_module_and_operator()
+        try:
+            by_module = analyzer.by_module_and_operator()
+        finally:
+            for module in training:  # each alone: a frozen norm stays in evaluation mode
+                module.training = True
         unknown = sorted(
             name.split(".")[1] for name in analyzer.unsupported_ops() if name.startswith("prim::PythonOp.")
         )
     if unknown:
         warnings.warn(f"the multiply-adds of {', '.join(unknown)} are not known, and are counted as 0", stacklevel=2)
-    model.train(training)
     modules = dict(model.named_modules())
     all_operators = by_module[""]
     generators = sum((by_module[n] for n, m in modules.items() if isinstance(m, FilterGenerator)), Counter())

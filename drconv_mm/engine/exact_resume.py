@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..registration import register_in
 
-@HOOKS.register_module()
+
+@register_in("HOOKS")
 class ExactResumeHook(Hook):
     """Makes the random numbers of each iteration a function of (seed, iteration, rank), whatever ran before it.
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from ..models.face.arcface_head import ArcFaceHead
+from ..registration import register_in
 
 
 def _heads(model: nn.Module) -> list[ArcFaceHead]:
     return [module for module in model.modules() if isinstance(module, ArcFaceHead)]
 
 
-@HOOKS.register_module()
+@register_in("HOOKS")
 class MarginWarmupHook(Hook):
     """Raises ``ArcFaceHead.margin_factor`` linearly from 0 to 1: without margins a network finds its feet sooner.
 
@@ -67,7 +67,7 @@ class MarginWarmupHook(Hook):
         runner.message_hub.update_scalar("train/margin_factor", factor)
 
 
-@HOOKS.register_module()
+@register_in("HOOKS")
 class ShardedCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook for class centres that are spread over processes (``ArcFaceHead(sharded=True)``).
 
@@ -85,9 +85,15 @@ class ShardedCheckpointHook(CheckpointHook):
         """Checks what would part the processes without a word.
 
         Raises:
-            ValueError: The optimizer wrapper clips gradients or is several in one, and the centres are sharded.
+            ValueError: The centres are sharded, and the optimizer wrapper clips gradients or is several in one, or
+                there is an EMAHook.
         """
         super().before_train(runner)
+        if any(self._sharded(runner)) and any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise ValueError(
+                "EMAHook averages a copy of the model, whose sharded class centres would not reach the checkpoint; "
+                "leave it out, or set head.sharded=False"
+            )
         if any(self._sharded(runner)) and runner.optim_wrapper.clip_grad_kwargs:
             raise ValueError(
                 "optim_wrapper.clip_grad would scale the gradients of each process by the norm of its own class "
@@ -133,8 +139,10 @@ class ShardedCheckpointHook(CheckpointHook):
                         name: head.gather_rows(value) if _is_of_rows(value, len(head.weight)) else value
                         for name, value in state.items()
                     }
-            yield
-        self._gathered.clear()
+            try:
+                yield
+            finally:
+                self._gathered.clear()
 
     @staticmethod
     def _sharded(runner: Runner) -> Iterator[tuple[int, ArcFaceHead]]:

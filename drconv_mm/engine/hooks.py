@@ -8,12 +8,12 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..layers.drconv import DRConv2d, observe_regions
+from ..registration import register_in
 from .regions import RegionRecorder, region_entropy, region_shares
 
 
@@ -21,7 +21,7 @@ def _bare(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-@HOOKS.register_module()
+@register_in("HOOKS")
 class RegionStatsHook(Hook):
     """Logs each DRConv layer's share of each region and their entropy, and warns of a layer that uses one region.
 
@@ -95,7 +95,7 @@ class RegionStatsHook(Hook):
                 runner.logger.info(line)
 
 
-@HOOKS.register_module()
+@register_in("HOOKS")
 class RegionVisHook(Hook):
     """Draws the region maps beside the image while validating or testing.
 
@@ -136,7 +136,7 @@ class RegionVisHook(Hook):
         runner.visualizer.add_image(f"regions_{mode}_{batch_idx}", picture, step=runner.iter)
 
 
-@HOOKS.register_module()
+@register_in("HOOKS")
 class CheckClassesHook(Hook):
     """Compares the number of classes of the head with the data set's before anything runs.
 

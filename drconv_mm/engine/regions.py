@@ -38,7 +38,7 @@ def region_entropy(shares: Tensor) -> float:
     if len(shares) < 2:
         return 0.0
     used = shares[shares > 0]
-    return float(-(used * used.log()).sum() / np.log(len(shares)))
+    return max(0.0, float(-(used * used.log()).sum() / np.log(len(shares))))
 
 
 def color_regions(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -70,7 +70,8 @@ class RegionRecorder:
     def __enter__(self) -> RegionRecorder:
         def keep_regions(name: str, regions: Tensor, num_regions: int) -> None:
             if self.layers is None or name in self.layers:
-                self.regions[name] = regions[0].cpu().numpy().astype(np.uint8), num_regions
+                # The first run of the layer: later ones may see the mirror image, or a smaller level of a pyramid.
+                self.regions.setdefault(name, (regions[0].cpu().numpy().astype(np.uint8), num_regions))
 
         def keep_size(module: nn.Module, args: tuple, output: dict) -> None:
             self._padded = tuple(output["inputs"].shape[-2:])
@@ -88,8 +89,8 @@ class RegionRecorder:
         """The maps over the image they belong to.
 
         Args:
-            image: ``[3, H, W]``, BGR, 0 to 255, as the toolboxes' pipelines pack it; the model padded it to the
-                right and below.
+            image: ``[3, H, W]``, 0 to 255, as the pipeline packed it: BGR, as the toolboxes', unless the model's
+                ``data_preprocessor.channel_order`` is ``'rgb'``. The model padded it to the right and below.
 
         Returns:
             ``[H', W', 3]``, uint8, RGB.
@@ -104,7 +105,8 @@ class RegionRecorder:
             regions, num_regions = self.regions[name]
             whole = cv2.resize(regions, (padded[1], padded[0]), interpolation=cv2.INTER_NEAREST)
             maps[name] = whole[:height, :width], num_regions
-        array = image.flip(0).permute(1, 2, 0).float().clamp(0, 255).byte().cpu().numpy()
+        order = getattr(getattr(self.model, "data_preprocessor", None), "channel_order", "bgr")
+        array = (image if order == "rgb" else image.flip(0)).permute(1, 2, 0).float().clamp(0, 255).byte().cpu().numpy()
         return draw_regions(np.ascontiguousarray(array), maps)
 
 

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop, ValLoop
+
+from ..registration import register_in
 
 
 class _Several:
@@ -47,7 +48,7 @@ class _Several:
         return metrics
 
 
-@LOOPS.register_module()
+@register_in("LOOPS")
 class VerificationValLoop(_Several, ValLoop):
     """mmengine's ``ValLoop`` over several sets.
 
@@ -71,7 +72,7 @@ class VerificationValLoop(_Several, ValLoop):
         return self._run("val")
 
 
-@LOOPS.register_module()
+@register_in("LOOPS")
 class VerificationTestLoop(_Several, TestLoop):
     """mmengine's ``TestLoop`` over several sets, see `VerificationValLoop`."""
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 
 import numpy as np
-from mmengine.registry import METRICS
 
+from ..registration import register_in
 from .embeddings import DECIMALS, EmbeddingMetric, gather_embeddings, pair_cosines
 
 ROLES = ("gallery", "probe", "distractor")
@@ -113,7 +113,7 @@ def _cosine_blocks(
             yield slice(begin, end), rows, np.round(scores, DECIMALS, out=scores)
 
 
-@METRICS.register_module()
+@register_in("METRICS")
 class FaceIdentification(EmbeddingMetric):
     """Identification of probes among enrolled images, by the cosine of embeddings.
 

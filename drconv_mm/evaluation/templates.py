@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import chain
 
 import numpy as np
-from mmengine.registry import METRICS
 
+from ..registration import register_in
 from .embeddings import FARS, EmbeddingMetric, check_pairs, gather_embeddings, pair_cosines
 from .plot import check_roc_file, draw_roc
 from .roc import area_under_curve, equal_error_rate
@@ -51,7 +51,7 @@ def _starts(*keys: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.append(True, changes))
 
 
-@METRICS.register_module()
+@register_in("METRICS")
 class FaceTemplateVerification(EmbeddingMetric):
     """Verification on a list of template pairs, as IJB-B's and IJB-C's 1:1 protocol, by the cosine of features.
 

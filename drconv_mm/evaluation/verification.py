@@ -7,9 +7,9 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from mmengine.registry import METRICS
 from torch import Tensor
 
+from ..registration import register_in
 from .embeddings import DECIMALS, FARS, EmbeddingMetric, check_pairs, gather_embeddings, pair_cosines
 from .plot import check_roc_file, draw_roc
 from .roc import area_under_curve, equal_error_rate, roc_curve
@@ -100,7 +100,7 @@ def _mean_free(images: np.ndarray) -> np.ndarray:
     return np.divide(pixels, norms, out=pixels, where=norms > 0)
 
 
-@METRICS.register_module()
+@register_in("METRICS")
 class FaceVerification(EmbeddingMetric):
     """Verification on a list of image pairs, as on LFW, CFP-FP or AgeDB-30, by the cosine of embeddings.
 

@@ -23,8 +23,11 @@ def note_build(layer: nn.Module, reason: str | None) -> None:
 
 
 def _report_pending(module: nn.Module, args: tuple) -> None:
-    if torch.jit.is_tracing():  # a trace would take in the parameters that are counted here
+    # A trace would take in the parameters that are counted here; a compiler can't follow the removal of hooks.
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return
+    for key in [key for key, hook in module._forward_pre_hooks.items() if hook is _report_pending]:
+        del module._forward_pre_hooks[key]  # a copy's, which has no handle
     while _handles:
         _handles.pop().remove()
     built = [(layer(), reason) for layer, reason in _pending if layer() is not None]
@@ -49,7 +52,10 @@ def report(dynamic: list[DRConv2d], plain: Counter) -> None:
         )
         return
     parameters = sum(p.numel() for layer in dynamic for p in layer.parameters())
-    extra = parameters - sum(layer.filter_numel // layer.num_regions for layer in dynamic)
+    plain_parameters = sum(
+        layer.filter_numel // layer.num_regions + (0 if layer.bias is None else layer.out_channels) for layer in dynamic
+    )
+    extra = parameters - plain_parameters
     filters = sum(layer.filter_numel * next(layer.parameters()).element_size() for layer in dynamic)
     regions = "/".join(str(m) for m in sorted({layer.num_regions for layer in dynamic}))
     _log(

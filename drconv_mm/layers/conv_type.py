@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
+import torch
 from torch import nn
 
 from ..ops.geometry import pair
+from ..registration import register
 from .build_report import note_build
 from .drconv import DRConv2d
-from .registration import register
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,7 @@ class ApplyTo:
         """
         if isinstance(config, cls):
             return config
-        known = [field.name for field in fields(cls)]
-        for key in config or {}:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"apply_to has no key {key!r}; choose from {known}{hint}")
+        _refuse_unknown("apply_to has no key", config or {}, [field.name for field in fields(cls)])
         return cls(**(config or {}))
 
     def why_not(
@@ -70,6 +68,19 @@ class ApplyTo:
         return None
 
 
+def _refuse_unknown(what: str, keys: Collection[str], known: list[str]) -> None:
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{what} {key!r}; choose from {known}{hint}")
+
+
+_OWN_ARGUMENTS = [
+    name for name, p in inspect.signature(DRConv2d).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
+]
+
+
 @register
 class DRConv:
     """The conv type: ``conv_cfg=dict(type='drconv_mm.DRConv')`` builds a `DRConv2d`, or the plain convolution.
@@ -87,6 +98,8 @@ class DRConv:
         groups: Channel groups.
         bias: Whether a bias is added.
         padding_mode: How the border is padded.
+        device: Where the parameters lie.
+        dtype: The parameters' dtype.
         apply_to: Which convolutions become dynamic: a dict of `ApplyTo`'s arguments.
         fallback: Config of the conv type for the others; its checkpoint layout is its own.
         **drconv: `DRConv2d`'s own arguments: ``num_regions``, ``generator``, ``guide_kernel_size``, ...
@@ -96,7 +109,8 @@ class DRConv:
         mmcv calls an object given in a config only if it is a class.
 
     Raises:
-        ValueError: A key of ``apply_to`` that does not exist; arguments of `DRConv2d` that don't fit.
+        ValueError: An argument or a key of ``apply_to`` that does not exist, whatever the layer becomes; a ``fallback``
+            without a type; arguments of `DRConv2d` that don't fit.
     """
 
     def __new__(
@@ -110,6 +124,8 @@ class DRConv:
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         apply_to: dict | None = None,
         fallback: dict | None = None,
@@ -117,19 +133,27 @@ class DRConv:
     ) -> nn.Module:
         """Builds the layer."""
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        _refuse_unknown("DRConv has no argument", drconv, _OWN_ARGUMENTS)
+        fallback = {"type": "Conv2d"} if fallback is None else fallback
+        if not isinstance(fallback, dict) or "type" not in fallback:
+            raise ValueError(f"fallback must be a conv type's config, dict(type='DCNv2') or the like, got {fallback!r}")
+        placed = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
         num_regions = drconv.get("num_regions", 8)
         reason = ApplyTo.from_config(apply_to).why_not(in_channels, out_channels, kernel_size, groups, num_regions)
-        layer = DRConv2d(*geometry, **drconv) if reason is None else _build_fallback(fallback, geometry)
+        layer = (
+            DRConv2d(*geometry, **placed, **drconv) if reason is None else _build_fallback(fallback, geometry, placed)
+        )
         note_build(layer, reason)
         return layer
 
 
-def _build_fallback(config: dict | None, geometry: tuple) -> nn.Module:
-    config = dict(config or {"type": "Conv2d"})
+def _build_fallback(config: dict, geometry: tuple, placed: dict) -> nn.Module:
     if config["type"] in ("Conv2d", nn.Conv2d):
-        config.pop("type")
-        return nn.Conv2d(*geometry, **config)
+        return nn.Conv2d(*geometry, **placed, **{key: value for key, value in config.items() if key != "type"})
     from mmcv.cnn import build_conv_layer
 
-    names = ("stride", "padding", "dilation", "groups", "bias")
-    return build_conv_layer(config, *geometry[:3], **dict(zip(names, geometry[3:8], strict=True)))
+    names = ("stride", "padding", "dilation", "groups", "bias", "padding_mode")
+    arguments = dict(zip(names, geometry[3:], strict=True))
+    if arguments["padding_mode"] == "zeros":  # the only one that some conv types know, and don't take by name
+        del arguments["padding_mode"]
+    return build_conv_layer(config, *geometry[:3], **arguments, **placed)

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ..registration import register
 from .build_report import report
 from .conv_type import ApplyTo
 from .drconv import DRConv2d
-from .registration import register
 
 
 def convert(
@@ -39,11 +39,14 @@ def convert(
         The new layers by name.
 
     Raises:
-        ValueError: A pattern that matches no convolution, with near misses; or nothing that may become dynamic, with
-            the reasons. The model is as it was.
+        ValueError: A pattern that matches no convolution, with near misses; nothing that may become dynamic, with the
+            reasons; or a generator without the static kernel that weights go into. The model is as it was.
     """
     include, exclude = _patterns("include", include), _patterns("exclude", exclude)
     rule, num_regions = ApplyTo.from_config(apply_to), drconv.get("num_regions", 8)
+    generator = drconv.get("generator")
+    if isinstance(generator, dict) and not generator.get("static", True):
+        raise ValueError(f"generator={generator!r} has no static kernel for the weights to go into; leave `static` out")
     if isinstance(model, nn.Conv2d):
         raise ValueError("model is a convolution itself and can't be replaced in place; build a DRConv2d instead")
     convolutions = {
@@ -102,6 +105,8 @@ def _why_not(module: nn.Conv2d, rule: ApplyTo, num_regions: int) -> str | None:
         return f"it is a {type(module).__name__}, not a plain Conv2d"
     if "weight" not in module._parameters:
         return "its weight is parametrized (weight or spectral norm)"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks, which would be lost"
     return rule.why_not(module.in_channels, module.out_channels, module.kernel_size, module.groups, num_regions)
 
 

@@ -116,7 +116,7 @@ class DRConv2d(nn.Module):
         self.guide_grad = guide_grad
         self.guide_topk = guide_topk
         self.guide_grad_scale = guide_grad_scale
-        self._pads = self._explicit_pads()
+        self._explicit_pads()  # raises on what is not known
         self._pad_mode = modes[padding_mode]
 
         config = {"type": generator} if isinstance(generator, str) else dict(generator)
@@ -144,7 +144,7 @@ class DRConv2d(nn.Module):
             return 0, 0, 0, 0
         if isinstance(self.padding, str):
             raise ValueError(f"padding must be an integer, a pair, 'same' or 'valid', got {self.padding!r}")
-        top, left = self.padding
+        top, left = pair("padding", self.padding, 0)
         return left, left, top, top
 
     def init_weights(self) -> None:
@@ -185,7 +185,8 @@ class DRConv2d(nn.Module):
                 f"input must be [N, C={self.in_channels}, H, W], got shape {tuple(input.shape)}"
                 + ("; add the batch dimension with unsqueeze(0)" if input.dim() == 3 else "")
             )
-        features, pads = input, self._pads
+        # Read anew, as nn.Conv2d does: mmseg's MobileNetV3 changes it in layers that are built.
+        features, pads = input, self._explicit_pads()
         if self._pad_mode != "constant" or pads[0] != pads[1] or pads[2] != pads[3]:
             input, pads = F.pad(input, pads, self._pad_mode), (0, 0, 0, 0)
         if guide is not None:

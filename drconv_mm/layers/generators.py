@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -205,6 +206,7 @@ def build_generator(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"generator={name!r} is not known; choose one of {sorted(GENERATORS)}{hint}")
     try:
-        return GENERATORS[name](in_channels, filter_shape, num_regions, **arguments)
+        inspect.signature(GENERATORS[name]).bind(in_channels, filter_shape, num_regions, **arguments)
     except TypeError as error:
         raise ValueError(f"generator {name!r} does not take {sorted(arguments)}: {error}") from error
+    return GENERATORS[name](in_channels, filter_shape, num_regions, **arguments)

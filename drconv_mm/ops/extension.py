@@ -87,7 +87,10 @@ def build() -> Path:
     """
     if os.name != "posix":
         raise BuildError("the kernels are compiled on Linux and macOS alone")
-    path = library_path()
+    try:
+        path = library_path()
+    except OSError as error:
+        raise BuildError(f"the kernels' sources can't be read ({error}): install the package anew") from error
     if path.exists():
         return path
     try:

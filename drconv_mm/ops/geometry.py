@@ -35,7 +35,7 @@ def pair(name: str, value: int | tuple[int, int] | list[int], minimum: int) -> t
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) == 1:
         values *= 2
-    if len(values) != 2 or any(isinstance(v, (bool, float, str)) or v < minimum for v in values):
+    if len(values) != 2 or any(v is None or isinstance(v, (bool, float, str)) or v < minimum for v in values):
         raise ValueError(f"{name} must be an integer of at least {minimum}, or a pair of them, got {value!r}")
     return values[0], values[1]
 

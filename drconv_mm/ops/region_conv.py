@@ -136,6 +136,8 @@ def _check_tensors(input: Tensor, filters: Tensor, guide: Tensor, bias: Tensor |
         raise ValueError(f"filters must hold 1 or N={batch} samples, got {own} (shape {tuple(filters.shape)})")
     if guide.shape[1] != num_regions:
         raise ValueError(f"guide must have one channel a region, m={num_regions} as filters, got {guide.shape[1]}")
+    if channels < 1 or out_channels < 1:
+        raise ValueError(f"input and output must have channels, got C={channels} and O={out_channels}")
     if bias is not None and bias.shape != (out_channels,):
         raise ValueError(f"bias must be [O={out_channels}], got shape {tuple(bias.shape)}")
 

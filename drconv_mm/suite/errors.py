@@ -36,5 +36,6 @@ def disk_full_is_told(place: object) -> Iterator[None]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``'; did you mean ...?'`` for a name that is not known, or nothing."""
-    near = difflib.get_close_matches(name, dict.fromkeys(known), 3, 0.5)
+    by_case = {other.casefold(): other for other in known}
+    near = [by_case[other] for other in difflib.get_close_matches(name.casefold(), by_case, 3, 0.5)]
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -15,6 +15,7 @@ from ..files import write_whole
 from .config import Suite, Task
 from .errors import SuiteError
 from .inspection import count_cost
+from .plan import read_document
 
 TOLERANCE = 0.03
 WIDTHS_FILE = "widths.json"
@@ -60,7 +61,7 @@ def match_widths(
 def read_widths(work_dir: Path) -> dict[str, dict[str, Any]]:
     """What `match_widths` kept."""
     path = work_dir / WIDTHS_FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_document(path) if path.exists() else {}
 
 
 def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:

@@ -295,9 +295,8 @@ def _draw_faces(model: nn.Module, dataset: Dataset, count: int) -> Iterator[Draw
         )
         yield Drawn(picture, caption, "predictions")
         with RegionRecorder(model) as recorder:
-            # Not test_step: that ends with the mirror image.
-            model(model.data_preprocessor(default_collate([dataset[int(first[i])]]))["inputs"], mode="tensor")
-        recorders.append((recorder, faces[0].flip(0)))  # RegionRecorder expects BGR
+            model.test_step(default_collate([dataset[int(first[i])]]))
+        recorders.append((recorder, faces[0]))
     yield from _draw_regions(recorders)
 
 

@@ -81,7 +81,8 @@ class Run:
         """
         path = self.folder / RESULT_FILE
         result = RunResult.read(path)
-        found, expected = (result.task, result.conv, result.seed), (self.task.name, self.conv, self.seed)
+        found = (result.suite, result.task, result.conv, result.seed)
+        expected = (self.suite, self.task.name, self.conv, self.seed)
         if found != expected:
             raise SuiteError(f"{path} is the result of {found}, expected {expected}; move it to where it belongs")
         if result.batch_size != self.batch_size:
@@ -102,7 +103,7 @@ def select(suite: Suite, convs: list[str] | None, tasks: list[str] | None, seeds
         seeds: Number of seeds; None for the suite's.
 
     Raises:
-        SuiteError: A name that is not known, with the nearest; seeds below 1.
+        SuiteError: A name that is not known, with the nearest; a conv type that can't be built; seeds below 1.
     """
     for name in tasks or ():
         if name not in suite.tasks:
@@ -117,7 +118,9 @@ def select(suite: Suite, convs: list[str] | None, tasks: list[str] | None, seeds
         known = [key for key, conv in suite.convs.items() if conv is not None and conv.get("type") == name]
         if name not in suite.convs and known:
             name = known[0]
-        chosen[name] = suite.convs[name] if name in suite.convs else _conv_of_type(name, suite)
+        chosen[name] = suite.convs[name] if name in suite.convs else dict(type=name)
+        if chosen[name] is not None and "type" in chosen[name]:
+            _check_conv(name, chosen[name], suite)
     return Suite(
         suite.name,
         suite.title,
@@ -129,22 +132,26 @@ def select(suite: Suite, convs: list[str] | None, tasks: list[str] | None, seeds
     )
 
 
-def _conv_of_type(name: str, suite: Suite) -> dict[str, Any]:
-    """A conv type that is not in the suite's file, tried by building a layer."""
+def _check_conv(name: str, conv: dict[str, Any], suite: Suite) -> None:
+    """Builds a layer of a conv type, which says more than its name does."""
     import mmcv.ops  # noqa: F401  (registers the conv types that are operators)
     from mmcv.cnn import build_conv_layer
     from mmengine.registry import MODELS
 
     try:
-        build_conv_layer(dict(type=name), 8, 8, 3, padding=1)
+        build_conv_layer(conv, 64, 64, 3, padding=1)
     except Exception as error:  # a type of any kind may be named here, and fail in any way
-        names = [*suite.convs, *MODELS.module_dict]
-        reason = "" if name not in MODELS.module_dict else f" ({type(error).__name__}: {error})"
-        raise SuiteError(
-            f"--conv {name!r} is neither in suite {suite.name!r} ({', '.join(suite.convs)}) nor a conv type that can "
-            f"be built{reason}{nearest(name, names)}"
-        ) from error
-    return dict(type=name)
+        kind = conv["type"]
+        known = kind in MODELS.module_dict or kind.startswith("drconv_mm.")
+        reason = f" ({type(error).__name__}: {error})" if known else ""
+        if name in suite.convs:
+            where = f"conv {name!r} of suite {suite.name!r} is of no conv type that can be built: {conv!r}"
+        else:
+            where = (
+                f"--conv {name!r} is neither in suite {suite.name!r} ({', '.join(suite.convs)}) nor a conv type that "
+                "can be built"
+            )
+        raise SuiteError(f"{where}{reason}{nearest(kind, [*suite.convs, *MODELS.module_dict])}") from error
 
 
 def make_plan(
@@ -234,7 +241,10 @@ def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> 
         names = [f"param_scheduler.{index}" for index in range(len(schedulers))]
     options = {}
     for name, scheduler in zip(names, schedulers, strict=True):
-        if scheduler.get("by_epoch", True) != by_epoch or own not in map(scheduler.get, _ENDS):
+        ends = [scheduler[key] for key in _ENDS if scheduler.get(key)]
+        # Milestones without an end are of the whole training.
+        reaches = own in ends or ("milestones" in scheduler and not ends)
+        if scheduler.get("by_epoch", True) != by_epoch or not reaches:
             continue
         for key in ("begin", *_ENDS):
             if scheduler.get(key):
@@ -396,7 +406,7 @@ def claim(work_dir: Path, suite: Suite) -> None:
     new = {name: hashlib.sha256(_canonical(value).encode()).hexdigest() for name, value in settings.items()}
     old: dict[str, Any] = {"name": suite.name, "settings": {}, "sha256": {}}
     if path.exists():
-        old = json.loads(path.read_text())
+        old = read_document(path)
         if old["name"] != suite.name:
             raise SuiteError(f"{work_dir} holds suite {old['name']!r}, not {suite.name!r}; choose another --work-dir")
         changed = [name for name, digest in new.items() if old["sha256"].get(name, digest) != digest]
@@ -409,6 +419,23 @@ def claim(work_dir: Path, suite: Suite) -> None:
     text = json.dumps(document, indent=1, default=str) + "\n"
     if not path.exists() or path.read_text() != text:
         write_whole(path, text)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """What the suite wrote of itself.
+
+    Raises:
+        SuiteError: The file is damaged.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SuiteError(
+            f"{path} is damaged ({error}); copy it from where it is whole, or choose another --work-dir"
+        ) from error
+    if not isinstance(document, dict):
+        raise SuiteError(f"{path} holds no mapping; copy it from where it is whole, or choose another --work-dir")
+    return document
 
 
 def _config_facts(task: Task) -> dict[str, str]:

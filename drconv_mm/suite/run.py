@@ -33,6 +33,7 @@ from .toolbox import tool_path
 
 ROOT = Path(__file__).resolve().parents[2]
 _TAIL = 25  # lines of a log that a failure shows
+_GRACE = 15  # seconds that a step has to end by itself
 # Such as "Epoch(train)  [3][10/30] ... eta: 0:01:10  time: ... loss: 0.61" and "Iter(train) [ 10/200] ...".
 _LINE = re.compile(
     r"(Epoch|Iter)\(train\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/(\d+)\].*?eta: (?P<eta>.+?)  .*?\bloss: (?P<loss>\S+)"
@@ -180,8 +181,12 @@ def _step(
             if process.returncode is None:
                 process.wait()
         except BaseException:
-            process.kill()
-            process.wait()
+            process.terminate()  # torchrun then ends its trainings, which a kill would leave running
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             raise
         code = process.returncode
         if code:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,14 @@ class Session:
             SuiteError: Something is not as it must be before the start; a full disk.
             ResultError: A record in the work dir can't be read.
         """
-        missing = missing_data(self.suite, self.data_root)
+        if jobs < 1:
+            raise SuiteError(f"--jobs must be at least 1, got {jobs}")
+        if launcher == "local" and (jobs > 1 or parameters):
+            raise SuiteError("--jobs and --job-options are for --launcher submitit and slurm: runs go one by one here")
+        read_results(self.work_dir / "runs")  # what the report could not read is said now
+        tasks = {run.task.name: run.task for run in self.runs if run.state() != "finished"}
+        unfinished = replace(self.suite, tasks=tasks)  # finished runs need no data
+        missing = missing_data(unfinished, self.data_root)
         if missing:
             raise SuiteError("data are missing, nothing was started:\n  " + "\n  ".join(missing))
         for run in self.runs:
@@ -117,7 +125,7 @@ class Session:
                 )
             results = [run.result() for run in done]
             claim(self.work_dir, self.suite)
-            generate_data(self.suite, self.data_root)
+            generate_data(unfinished, self.data_root)
             widths = match_widths(self.suite, self.whole.convs, self.work_dir)
             self.runs = make_plan(self.suite, self.work_dir, self.data_root, self.gpus, widths)
             left = [run for run in self.runs if run.state() != "finished"]
@@ -160,7 +168,7 @@ class Session:
         triples = [(run.task.name, run.conv, run.seed) for run in self.runs]
         # Of earlier calls, which may have asked for another part of the suite.
         failed = [path.parts[-4:-1] for path in sorted((self.work_dir / "runs").glob(f"*/*/*/{FAILED_FILE}"))]
-        triples += [(task, conv, int(seed)) for task, conv, seed in failed]
+        triples += [(task, conv, int(seed)) for task, conv, seed in failed if seed.isdigit()]
         written = write_report(
             self.work_dir,
             results,

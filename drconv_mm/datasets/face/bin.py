@@ -7,8 +7,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.registry import DATASETS
-
+from ...registration import register_in
 from .base import FaceImageSet, pairs_of
 
 
@@ -71,7 +70,7 @@ def read_bin(path: str | Path) -> tuple[list[bytes], list[bool]]:
     return images, [bool(x) for x in same]
 
 
-@DATASETS.register_module()
+@register_in("DATASETS")
 class FaceBin(FaceImageSet):
     """Pairs to verify in insightface's ``.bin`` (``lfw.bin``, ``cfp_fp.bin``, ``agedb_30.bin`` ...).
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.registry import DATASETS
-
+from ...registration import register_in
 from ..scan import scan_image_folder
 from .base import FaceTrainingSet
 
 
-@DATASETS.register_module()
+@register_in("DATASETS")
 class FaceFolder(FaceTrainingSet):
     """Faces to train on, a folder a person.
 

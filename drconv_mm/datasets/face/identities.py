@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from mmengine.registry import DATASETS
 
+from ...registration import register_in
 from ..scan import find_images, list_folder, scan_image_folder
 from .base import FaceImageSet
 
 
-@DATASETS.register_module()
+@register_in("DATASETS")
 class FaceIdentities(FaceImageSet):
     """Gallery, probes and distractors in three folders, as for MegaFace's protocol.
 
@@ -22,8 +22,8 @@ class FaceIdentities(FaceImageSet):
     (TPIR@FPIR).
 
     An item, before the pipeline: ``img_path``, ``index``. ``metainfo['roles']``: array [n] of 'gallery', 'probe' or
-    'distractor'. ``metainfo['identities']``: int64 [n], -1 for distractors. ``metainfo['classes']``: the identities'
-    names.
+    'distractor'. ``metainfo['identities']``: int64 [n], -1 for distractors. ``metainfo['people']``: the identities'
+    names; they are no classes of a head.
 
     Args:
         data_root: Folder of the data.
@@ -58,13 +58,13 @@ class FaceIdentities(FaceImageSet):
             files += found
             roles += [role] * len(found)
             names += [people[role][label] for label in labels]
-        classes = sorted({*people["gallery"], *people["probe"]})
+        identified = sorted({*people["gallery"], *people["probe"]})
         if not set(people["gallery"]) & set(people["probe"]):
             raise ValueError(
                 f"{self.data_root}: no person of {self._folders['probe']!r} is in {self._folders['gallery']!r}; the "
                 f"same person must have the same folder name, found {people['probe'][0]!r} and {people['gallery'][0]!r}"
             )
-        number = {name: i for i, name in enumerate(classes)}
+        number = {name: i for i, name in enumerate(identified)}
         identities = [number[name] for name in names]
         if self._folders["distractor"] is not None:
             folder = self.folder / self._folders["distractor"]
@@ -80,5 +80,5 @@ class FaceIdentities(FaceImageSet):
         arrays = dict(roles=np.array(roles), identities=np.array(identities, dtype=np.int64))
         for array in arrays.values():
             array.setflags(write=False)
-        self._metainfo.update(classes=tuple(classes), **arrays)
+        self._metainfo.update(people=tuple(identified), **arrays)
         return [dict(img_path=str(file)) for file in files]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.registry import DATASETS
-
+from ...registration import register_in
 from ..scan import EXTENSIONS
 from .base import FaceImageSet, check_images, pairs_of, read_fields
 
@@ -16,7 +15,7 @@ _FORMS = (
 )
 
 
-@DATASETS.register_module()
+@register_in("DATASETS")
 class FacePairs(FaceImageSet):
     """Pairs of images to verify, from a ``pairs.txt``.
 

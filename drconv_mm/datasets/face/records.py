@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
 
+from ...registration import register_in
 from .base import FaceTrainingSet
 from .recordio import PEEK, ImageRecord, RecordCutOff, RecordError, RecordReader, peek, read_index, unpack
 from .transforms import CorruptImage
@@ -40,7 +40,7 @@ def _whole_label(label: float) -> int:
     return int(label)
 
 
-@DATASETS.register_module()
+@register_in("DATASETS")
 class FaceRecords(FaceTrainingSet):
     """Faces to train on in a ``.rec`` with its ``.idx``, as MS1MV2/MV3, Glint360K and CASIA-WebFace are distributed.
 

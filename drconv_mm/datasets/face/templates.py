@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine.registry import DATASETS
 
+from ...registration import register_in
 from .base import FaceImageSet, check_images, pairs_of, read_fields
 
 
-@DATASETS.register_module()
+@register_in("DATASETS")
 class FaceTemplates(FaceImageSet):
     """Templates to verify, from two lists as IJB-C has them.
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
-from mmengine.registry import TRANSFORMS
+
+from ...registration import register_in
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 
@@ -46,7 +47,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return image
 
 
-@TRANSFORMS.register_module()
+@register_in("TRANSFORMS")
 class LoadFace(BaseTransform):
     """Decodes ``img_bytes`` where the data set gives them, else the file ``img_path``.
 
@@ -68,7 +69,7 @@ class LoadFace(BaseTransform):
         return results
 
 
-@TRANSFORMS.register_module()
+@register_in("TRANSFORMS")
 class RandomShift(BaseTransform):
     """Moves the image by up to ``pixels`` along each axis; what it leaves behind repeats the edge.
 
@@ -96,7 +97,7 @@ class RandomShift(BaseTransform):
         return results
 
 
-@TRANSFORMS.register_module()
+@register_in("TRANSFORMS")
 class RandomBrightnessContrast(BaseTransform):
     """``(x - mean) * c + mean * b``, mean over the image; c and b are drawn evenly from 1 ± contrast, 1 ± brightness.
 
@@ -128,7 +129,7 @@ class RandomBrightnessContrast(BaseTransform):
         return results
 
 
-@TRANSFORMS.register_module()
+@register_in("TRANSFORMS")
 class PackFace(BaseTransform):
     """Packs ``inputs`` (uint8 tensor [3, H, W], RGB) with ``label`` or ``index``, whichever the data set gives."""
 

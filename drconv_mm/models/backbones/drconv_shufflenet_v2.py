@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...layers.drconv import DRConv2d
 from ...layers.guide import reset_guide_
-from ...layers.registration import register
+from ...registration import register
 from .staged import StagedBackbone, round_channels
 
 _BLOCKS = (4, 8, 4)
@@ -178,6 +178,7 @@ class DRConvShuffleNetV2(StagedBackbone):
             self.layers.append(nn.Sequential(*layer))
         wide = int(np.interp(widen_factor, factors, last))
         self.layers.append(ConvModule(channels, wide, 1, norm_cfg=norm_cfg, act_cfg=act_cfg))
+        self.freeze()
 
     def stem(self, input: Tensor) -> Tensor:
         """The first convolution and the pooling."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ...layers.registration import register
+from ...registration import register
 from .staged import StagedBackbone, round_channels
 
 # (output channels, blocks) of the stages; each but the first halves the resolution.
@@ -60,6 +60,7 @@ class MobileNetV1(StagedBackbone):
                 layer.append(nn.Sequential(depthwise, ConvModule(channels, wide, 1, **common)))
                 channels = wide
             self.layers.append(nn.Sequential(*layer))
+        self.freeze()
 
     def stem(self, input: Tensor) -> Tensor:
         """The first convolution."""

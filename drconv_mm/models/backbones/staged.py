@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class StagedBackbone(BaseModule):
     """A backbone of a stem and stages, each stage's output a candidate for a neck or head.
 
-    A subclass sets ``layers`` and implements `stem`.
+    A subclass sets ``layers``, implements `stem`, and calls `freeze` once it is built.
 
     Args:
         num_stages: Number of stages.
@@ -56,6 +56,11 @@ class StagedBackbone(BaseModule):
         stem = [module for name, module in self.named_children() if name != "layers"]
         return stem + list(self.layers[: self.frozen_stages])
 
+    def freeze(self) -> None:
+        """Once the layers are there, and not with the first ``train()`` alone: DDP asks before what is to train."""
+        for module in self.frozen_modules():
+            module.eval().requires_grad_(False)
+
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """``[N, 3, H, W]`` to the outputs of the stages in ``out_indices``."""
         features, outputs = self.stem(input), []
@@ -68,8 +73,7 @@ class StagedBackbone(BaseModule):
     def train(self, mode: bool = True) -> StagedBackbone:
         """As in ``nn.Module``, but what is frozen stays in evaluation mode."""
         super().train(mode)
-        for module in self.frozen_modules():
-            module.eval().requires_grad_(False)
+        self.freeze()
         if mode and self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):

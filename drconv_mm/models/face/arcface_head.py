@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ...layers.registration import register
+from ...registration import register
 from .class_centers import gather_batch, gather_rows, sample_classes, shard_classes, sharded_cross_entropy
 from .margins import angle_between, cosine_with_margins
 

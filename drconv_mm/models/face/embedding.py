@@ -8,8 +8,8 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ...layers.registration import register
 from ...ops.geometry import pair
+from ...registration import register
 
 
 @register

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from torch import Tensor, nn
 
-from ...layers.registration import register
+from ...registration import register
 from ..backbones.staged import StagedBackbone
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
@@ -102,6 +102,7 @@ class IResNet(StagedBackbone):
                 channels = wide
             self.add_module(f"layer{stage}", nn.Sequential(*layer))
         self.bn2 = _norm(norm_cfg, channels)
+        self.freeze()
 
     @property
     def layers(self) -> list[nn.Module]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ...layers.registration import register
 from ...ops.geometry import pair
+from ...registration import register
 from ..backbones.staged import StagedBackbone, round_channels
 
 # (expansion, output channels, blocks, first stride): the bottlenecks of table 1.
@@ -119,6 +119,7 @@ class MobileFaceNet(StagedBackbone):
         kernel = tuple(size // _STRIDE for size in self.input_size)
         self.layers.append(ConvModule(channels, wide, 1, act_cfg=_activation(act_cfg, wide), **common))
         self.layers.append(ConvModule(wide, wide, kernel, groups=wide, act_cfg=None, **common))
+        self.freeze()
 
     def stem(self, input: Tensor) -> Tensor:
         """The first convolution, and the depthwise one behind it."""

@@ -8,7 +8,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ...layers.registration import register
+from ...registration import register
 
 
 @register
@@ -23,6 +23,8 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
     Raises:
         ValueError: ``mean`` or ``std`` is neither 1 nor 3 numbers, or a ``std`` is not positive.
     """
+
+    channel_order = "rgb"  # of ``inputs``; read by `RegionRecorder`
 
     def __init__(
         self, mean: float | Sequence[float] = 127.5, std: float | Sequence[float] = 127.5, non_blocking: bool = False

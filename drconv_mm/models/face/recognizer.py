@@ -6,7 +6,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...layers.registration import register
+from ...registration import register
 from .arcface_head import keep_shards_local
 from .preprocessor import FaceDataPreprocessor
 

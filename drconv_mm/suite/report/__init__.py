@@ -35,7 +35,7 @@ def write_report(
         results: Finished runs; the report keeps their order of tasks and conv types.
         out_dir: Where the report goes.
         title: Its title.
-        command: The command line that makes it again.
+        command: The command line that wrote it.
         conclusions: What the author makes of it: paragraphs with blank lines between, and lists with ``-``.
         baseline_conv: The conv type that others are compared with.
         planned: (task, conv, seed) of all runs there should be; None for each task with each conv type and seed

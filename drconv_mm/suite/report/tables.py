@@ -20,9 +20,9 @@ Run = tuple[str, str, int]  # task, conv, seed
 
 METHOD = (
     "Multiply-adds are of one image. Time is the median of a run's training iterations, memory the largest resident "
-    "size of the training process; both are means over the seeds. Differences are paired by seed: Student's t interval "
-    "at 95 %, and a paired t test, neither corrected for the number of comparisons. Few seeds can't test whether "
-    "differences are normal."
+    "size of the training process, or on a GPU the most that its tensors took; both are means over the seeds. "
+    "Differences are paired by seed: Student's t interval at 95 %, and a paired t test, neither corrected for the "
+    "number of comparisons. Few seeds can't test whether differences are normal."
 )
 
 
