@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from drconv_mm import DRConv2d, DRConvShuffleNetV2
 from drconv_mm.engine.complexity import PARTS, count_by_part
+from drconv_mm.engine.model import build_model
 
 
 def test_counts_convolution_guide_and_generator():
@@ -58,6 +62,32 @@ def test_agrees_with_torchs_counter(generator):
     assert counter.get_total_flops() == 2 * costs["total"].multiply_adds
     assert costs["linear"] == (4 * 7, 4 * 7 + 7)
     assert costs["other"].parameters == 16
+
+
+@pytest.mark.parametrize("kind", ["mask-rcnn/mask-rcnn_r50_fpn_1x_coco", "detr/detr_r50_8xb2-150e_coco"])
+def test_detectors_that_read_an_images_size(kind):
+    mmdet = pytest.importorskip("mmdet")
+    folder, name = kind.split("/")
+    config = Config.fromfile(Path(mmdet.__path__[0], ".mim/configs", folder.replace("-", "_"), f"{name}.py"))
+    config.model.backbone.update(depth=18, init_cfg=None)
+    (config.model.neck if "neck" in config.model else config.model.bbox_head)["in_channels"] = (
+        [64, 128, 256, 512] if "mask" in kind else [512]
+    )
+    costs = count_by_part(build_model(config), (96, 128))
+    # Both kinds have linear layers behind what a plain forward of an image reaches.
+    assert costs["linear"].multiply_adds > 10**7 and costs["convolution"].multiply_adds > 10**8
+
+
+def test_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)).train()
+    model[1].eval()
+    count_by_part(model, (8, 8))
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+    assert not model._forward_pre_hooks
+    model.append(nn.Conv2d(5, 4, 3))
+    with pytest.raises(RuntimeError):
+        count_by_part(model, (8, 8))
+    assert [module.training for module in model.modules()] == [True, True, False, True, True]
 
 
 class Classifier(nn.Module):

@@ -210,6 +210,8 @@ def _in_two_processes(rank, folder):
         train_in_two(folder / "plain_hook", checkpoint=dict(type="CheckpointHook"), epochs=1)
     with pytest.raises(ValueError, match=r"optim_wrapper\.clip_grad"):
         train_in_two(folder / "clipped", clip_grad=dict(max_norm=1.0))
+    with pytest.raises(ValueError, match="EMAHook averages a copy of the model"):
+        train_in_two(folder / "averaged", custom_hooks=[dict(type="EMAHook")])
     model = Recognizer(sharded=True)
     parts = {
         name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.1))

@@ -53,6 +53,36 @@ def test_recorder_crops_the_padding_away():
     assert model.conv._observer is None and not model.data_preprocessor._forward_hooks
 
 
+def test_recorder_keeps_a_layers_first_run_in_the_order_of_channels_that_the_model_has():
+    class Mirrored(nn.Module):
+        def __init__(self, channel_order=None):
+            super().__init__()
+            self.data_preprocessor = nn.Identity()
+            if channel_order:
+                self.data_preprocessor.channel_order = channel_order
+            self.conv = DRConv2d(3, 4, 3, padding=1)
+
+        def forward(self, image):
+            return self.conv(image) + self.conv(image.flip(3))
+
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 16, 240) * 255
+    model = Mirrored()
+    with RegionRecorder(model) as recorder:
+        model(image)
+    with RegionRecorder(model) as alone:
+        model.conv(image)
+    assert (recorder.regions["conv"][0] == alone.regions["conv"][0]).all()
+    assert (recorder.regions["conv"][0] != recorder.regions["conv"][0][:, ::-1]).any()
+    tiles = []
+    for order in (None, "rgb"):
+        with RegionRecorder(Mirrored(order)) as recorder:
+            recorder.model(image)
+        tiles.append(recorder.picture(image[0])[18:, :240])
+    expected = image[0].byte().permute(1, 2, 0).numpy()
+    assert (tiles[0] == expected[..., ::-1]).all() and (tiles[1] == expected).all()
+
+
 def test_picture_has_rows_of_four():
     image = np.zeros((60, 240, 3), np.uint8)
     maps = {f"layer{i}": (np.zeros((6, 24), np.uint8), 8) for i in range(5)}

@@ -4,6 +4,7 @@ import importlib
 import logging
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -117,6 +118,8 @@ def test_log_says_once_what_became_dynamic(log):
     (record,) = [record for record in log.records if "convolutions are DRConv" in record.getMessage()]
     text = record.getMessage()
     parameters = sum(p.numel() for p in [*layers[1].parameters(), *layers[2].parameters()])
+    plain = 16 * 8 * 9 + 16 * 16 + 2 * 16
+    assert f"{(parameters - plain) / 1e6:.2f}M more than plain" in text
     megabytes = 8 * (16 * 8 * 9 + 16 * 16) * 4 / 1e6
     assert "2 of 4 convolutions are DRConv (m=8, mixture)" in text
     assert f"{parameters / 1e6:.2f}M parameters" in text
@@ -159,6 +162,63 @@ assert type(build_conv_layer(dict(type='drconv_mm.DRConv'), 8, 8, 3)) is drconv_
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_users_class_of_any_name_does_not_break_the_import():
+    code = """
+import warnings
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+@HOOKS.register_module()
+class CheckClassesHook(Hook):
+    pass
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import drconv_mm
+assert any("drconv_mm.CheckClassesHook" in str(w.message) for w in caught), caught
+assert HOOKS.get('CheckClassesHook') is CheckClassesHook
+assert type(HOOKS.build(dict(type='drconv_mm.CheckClassesHook'))) is drconv_mm.CheckClassesHook
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("channels", [3, 8])  # plain and dynamic
+def test_unknown_options_are_refused_whatever_a_layer_becomes(channels):
+    with pytest.raises(ValueError, match="DRConv has no argument 'num_region'.* did you mean 'num_regions'"):
+        DRConv(channels, 8, 3, num_region=4)
+    for fallback in ("Conv2d", dict(padding_mode="reflect")):
+        with pytest.raises(ValueError, match="fallback must be a conv type's config"):
+            DRConv(channels, 8, 3, fallback=fallback)
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_device_and_dtype_reach_every_layer(channels):
+    layer = DRConv(channels, 8, 3, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
+
+
+def test_padding_mode_reaches_a_fallback_of_any_type():
+    layer = DRConv(3, 8, 3, padding=1, padding_mode="reflect", fallback=dict(type="Conv"))
+    assert layer.padding_mode == "reflect"
+
+
+def test_a_copy_reports_once_and_leaves_the_others_alone(log):
+    layers = nn.Sequential(DRConv(8, 8, 1))
+    copied = deepcopy(layers)
+    for model in (layers, copied, copied):
+        model(torch.randn(1, 8, 4, 4))
+    other = nn.Sequential(DRConv(8, 8, 1))
+    copied(torch.randn(1, 8, 4, 4))
+    assert len(log.records) == 1
+    other(torch.randn(1, 8, 4, 4))
+    assert len(log.records) == 2 and not copied[0]._forward_pre_hooks
+
+
+def test_compiles_before_the_first_report(log):
+    layers = nn.Sequential(DRConv(8, 8, 1))
+    torch.compile(layers, fullgraph=True, backend="eager")(torch.randn(1, 8, 4, 4))
+    layers(torch.randn(1, 8, 4, 4))
+    assert "1 of 1 convolutions are DRConv" in log.records[-1].getMessage()
+
+
 def test_registered_in_mmengine():
     assert MODELS.get("DRConv") is drconv_mm.DRConv
     importlib.import_module("drconv_mm")
@@ -176,6 +236,13 @@ import torch, drconv_mm
 assert drconv_mm.DRConv(8, 8, 3)(torch.randn(1, 8, 5, 5)).shape == (1, 8, 3, 3)
 model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3))
 assert list(drconv_mm.convert(model)) == ['0']
+try:
+    drconv_mm.RegionStatsHook
+except ImportError as error:
+    assert "drconv_mm.RegionStatsHook can't be imported here: No module named 'mmengine'" in str(error)
+else:
+    raise AssertionError('no reason given')
+assert not hasattr(drconv_mm, 'Nothing')
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -67,7 +67,9 @@ def test_convolutions_that_compute_something_else_are_left_alone():
             return super().forward(input) * 2
 
     normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3))
-    model = nn.Sequential(Standardised(8, 8, 3), normed, nn.Conv2d(8, 8, 3))
+    hooked = nn.Conv2d(8, 8, 3)
+    hooked.register_forward_hook(lambda module, args, output: output * 2)
+    model = nn.Sequential(Standardised(8, 8, 3), normed, nn.Conv2d(8, 8, 3), hooked)
     assert list(convert(model)) == ["2"]
 
 
@@ -75,6 +77,8 @@ def test_bad_option_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
     with pytest.raises(ValueError, match="num_regions"):
         convert(model, num_regions=0)
+    with pytest.raises(ValueError, match="no static kernel for the weights"):
+        convert(model, generator=dict(type="pooled", static=False))
     assert not any(isinstance(module, DRConv2d) for module in model.modules())
 
 

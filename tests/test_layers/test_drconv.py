@@ -391,6 +391,16 @@ class TestLife:
             assert DRConv2d(6, 8, 3, generator=generator)(images(0)).shape == (0, 8, 15, 12)
 
 
+def test_geometry_changed_after_building_is_that_of_a_convolution():
+    # mmseg's MobileNetV3 does so to the layers of its last stages.
+    plain, layer = nn.Conv2d(6, 8, 3, stride=2, padding=1), DRConv2d(6, 8, 3, stride=2, padding=1)
+    input = images()
+    for conv in (plain, layer):
+        conv.stride, conv.dilation, conv.padding = (1, 1), (2, 2), (2, 2)
+    layer.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(layer(input), plain(input))
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         "arguments, match",
@@ -404,6 +414,7 @@ class TestErrors:
             (dict(padding="full"), "padding must be"),
             (dict(padding="same", stride=2), "padding='same' needs stride 1"),
             (dict(padding_mode="mirror"), "padding_mode='mirror' is not known"),
+            (dict(stride=None), "stride must be an integer of at least 1, or a pair of them, got None"),
             (dict(guide_kernel_size=0), "guide_kernel_size must be an integer of at least 1"),
         ],
     )

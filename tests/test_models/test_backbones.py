@@ -56,8 +56,11 @@ def test_every_toolbox_builds_them(toolbox, backbone):
 
 @pytest.mark.parametrize("backbone", SMALL)
 def test_frozen_stages_and_norm_eval(backbone):
-    model = backbone(SMALL[backbone], frozen_stages=2, norm_eval=True).train()
+    model = backbone(SMALL[backbone], frozen_stages=2, norm_eval=True)
     frozen = [model.conv1, *model.layers[:2]]
+    # From the start: DDP notes what is to train before anything calls train().
+    assert not any(p.requires_grad for module in frozen for p in module.parameters())
+    model.train()
     assert not any(p.requires_grad for module in frozen for p in module.parameters())
     assert all(p.requires_grad for module in model.layers[2:] for p in module.parameters())
     assert not any(m.training for m in model.modules() if isinstance(m, _BatchNorm))

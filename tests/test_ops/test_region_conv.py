@@ -372,6 +372,15 @@ class TestErrors:
         self.check(ValueError, r"m >= 1", filters=lambda t: t[:, :0])
         self.check(ValueError, r"too small for kernel", filters=lambda t: t.repeat(1, 1, 1, 1, 4, 1))
 
+    def test_no_channels(self):
+        self.check(
+            ValueError,
+            "must have channels, got C=0 and O=6",
+            input=lambda t: t[:, :0],
+            filters=lambda t: t[:, :, :, :0],
+        )
+        self.check(ValueError, "got C=4 and O=0", filters=lambda t: t[:, :, :0], bias=lambda t: t[:0])
+
     def test_groups(self):
         self.check(ValueError, "groups=3 must divide the 4 input and 6 output channels", groups=3)
         self.check(ValueError, "groups must be an integer of at least 1, got 0", groups=0)

@@ -33,7 +33,10 @@ def standard(tmp_path_factory):
     history = HistoryBuffer()
     history.update(1.5)
     path = tmp_path_factory.mktemp("checkpoint") / "standard.pth"
-    torch.save({"state_dict": model.state_dict(), "message_hub": {"log_scalars": {"loss": history}}}, path)
+    meta = {"dataset_meta": {"classes": ("cat", "dog")}, "cfg": "of whoever trained it"}
+    torch.save(
+        {"state_dict": model.state_dict(), "meta": meta, "message_hub": {"log_scalars": {"loss": history}}}, path
+    )
     return model.eval(), path
 
 
@@ -44,11 +47,13 @@ def test_converted_model_computes_the_same(standard, tmp_path):
     assert done.stdout.count("| backbone.layers.0.") == 9 and "| all |" in done.stdout
     name = CONFIG.stem + "-drconv"
     converted, _ = build(str(tmp_path / f"{name}.py"), {})
-    converted.load_state_dict(torch.load(tmp_path / f"{name}.pth", weights_only=True)["state_dict"])
+    checkpoint = torch.load(tmp_path / f"{name}.pth", weights_only=True)
+    assert checkpoint["meta"] == {"dataset_meta": {"classes": ("cat", "dog")}}
+    converted.load_state_dict(checkpoint["state_dict"])
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         torch.testing.assert_close(converted.eval()(images, mode="tensor"), model(images, mode="tensor"))
-    assert not list(tmp_path.glob("*.part"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.pth", f"{name}.py"]
 
 
 class Trap:
@@ -69,7 +74,7 @@ def test_checkpoint_runs_no_code(standard, tmp_path):
     assert not (tmp_path / "sprung").exists() and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("what", ["missing", "cut", "other model", "no such name", "no config"])
+@pytest.mark.parametrize("what", ["missing", "cut", "lacks one", "other model", "no such name", "no config"])
 def test_errors_are_one_line(standard, tmp_path, what):
     _, checkpoint = standard
     config, more, message = CONFIG, [], ""
@@ -80,6 +85,12 @@ def test_errors_are_one_line(standard, tmp_path, what):
         checkpoint = tmp_path / "cut.pth"
         checkpoint.write_bytes(content[: len(content) // 2])
         message = "expected a whole file"
+    elif what == "lacks one":
+        content = torch.load(checkpoint, weights_only=False)
+        del content["state_dict"]["backbone.conv1.bn.weight"]
+        checkpoint = tmp_path / "lacks.pth"
+        torch.save(content, checkpoint)
+        message = "lacks 1 of the model's entries, backbone.conv1.bn.weight"
     elif what == "other model":
         config, message = ROOT / "configs/classification/shufflenet-v2-1.0x_caltech20-96x96.py", "of another model"
     elif what == "no such name":
