@@ -27,6 +27,8 @@ from drconv_mm.zoo import (
     read_index,
 )
 
+from .conftest import SHARED
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob("configs/*/metafile.yml"))
 PUBLISHED = [entry for entry in read_index().values() if entry.weights]
@@ -341,6 +343,10 @@ def test_what_is_no_metafile(tmp_path, text):
 # --- the figures again -----------------------------------------------------------------------------------------------
 
 
+# Of generated and of real images; the others are for `make test-slow`.
+QUICK = {"fcn_mobilenet-v2-d8-drconv_sample-160x120", "retinanet_r18-0.5x-drconv_fpn_bccd-160x120"}
+
+
 def have_data(entry: Entry, cwd: Path, shared: Path) -> bool:
     """Puts a model's data below ``cwd``, where its config looks for it: generated, or linked from ``shared``."""
     command = entry.metadata.get("Data Command")
@@ -377,13 +383,13 @@ def listed(entry: Entry) -> dict[str, float]:
 @pytest.mark.parametrize(
     "entry",
     [
-        pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if i > 1 else [])
-        for i, entry in enumerate(PUBLISHED)
+        pytest.param(entry, id=entry.name, marks=[] if entry.name in QUICK else [pytest.mark.slow])
+        for entry in PUBLISHED
     ],
 )
-def test_zoo_figures(entry, tmp_path, shared_data):
-    if not have_data(entry, tmp_path, shared_data):
-        pytest.skip(f"the data of {entry.name} is not at {shared_data}")
+def test_zoo_figures(entry, tmp_path):
+    if not have_data(entry, tmp_path, SHARED):
+        pytest.skip(f"the data of {entry.name} is not at {SHARED}; set DRCONV_MM_TEST_DATA")
     found = measure(entry, tmp_path)
     assert {name: found.get(name) for name in listed(entry)} == pytest.approx(listed(entry), rel=0.01, abs=1e-4)
 

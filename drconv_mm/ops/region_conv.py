@@ -86,12 +86,14 @@ def guide_candidates(guide_grad: str, guide_topk: int, guide_grad_scale: float, 
     """Of how many regions the guide learns at each pixel: m, k or 0.
 
     Raises:
-        ValueError: An unknown ``guide_grad``, or a k under 1.
+        ValueError: An unknown ``guide_grad``, a k under 1, or a scale that is no number.
     """
     if guide_grad not in ("full", "topk", "none"):
         raise ValueError(f"guide_grad={guide_grad!r} is not known; choose one of ['full', 'topk', 'none']")
     if isinstance(guide_topk, bool) or not isinstance(guide_topk, int) or guide_topk < 1:
         raise ValueError(f"guide_topk must be an integer of at least 1, got {guide_topk!r}")
+    if isinstance(guide_grad_scale, bool) or not isinstance(guide_grad_scale, (int, float)):
+        raise ValueError(f"guide_grad_scale must be a number, got {guide_grad_scale!r}")
     if guide_grad == "none" or guide_grad_scale == 0:
         return 0
     return min(guide_topk, num_regions) if guide_grad == "topk" else num_regions

@@ -67,15 +67,22 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(undisturbed) -> Path:
-    """Killed at a moment of the training drawn at random, in its last validation, and in the test."""
+    """A run is finished; the next is killed at a moment of its training drawn at random, in its last validation, and
+    in the test."""
     folder = undisturbed.with_name("resumed")
+    assert suite(folder, "--conv", "Conv2d").returncode == 0
+    finished = folder / "runs/shapes/Conv2d/0/result.json"
+    before = finished.read_bytes()
     moment = random.SystemRandom().choice(["train:1", "train:3", "save:4", "train:5", "save:6"])  # of 8 iterations
+    print(f"killed at {moment}")  # pytest shows it where a test fails
     for kill_at in (moment, "val:8", "test:0"):
-        done = suite(folder, "--conv", "DRConv", "--resume", kill_at=kill_at)
+        done = suite(folder, "--resume", kill_at=kill_at)
         assert done.returncode == -signal.SIGKILL, (kill_at, done.stdout + done.stderr)
         assert not (folder / "runs/shapes/DRConv/0/result.json").exists()
-    done = suite(folder, "--conv", "DRConv", "--resume")
+        assert finished.read_bytes() == before
+    done = suite(folder, "--resume")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert finished.read_bytes() == before and "2 runs, 1 finished, 1 to do" in done.stdout
     assert "training" not in done.stdout and "test" in done.stdout
     return folder
 
@@ -115,12 +122,13 @@ def test_killed_and_resumed_gives_the_same(undisturbed, resumed):
 def test_failed_run_does_not_stop_the_rest(undisturbed, tmp_path):
     config = tmp_path / "tiny_suite.py"
     text = SUITE.read_text().replace('"tiny_classifier.py"', repr(str(SUITE.with_name("tiny_classifier.py"))))
-    config.write_text(f"{text}\nconvs = dict(Broken=dict(type='drconv_mm.DRConv', num_regions=0), **convs)\n")
+    # A layer of 64 channels can be built, the network can't.
+    config.write_text(f"{text}\nconvs = dict(Broken=dict(type='DCN', deform_groups=64), **convs)\n")
     before = record(undisturbed)
     done = suite(undisturbed, "--conv", "Broken", "DRConv", "--resume", config=config)
     assert done.returncode == 1 and "FAILED shapes, Broken, seed 0: train ended with exit code 1" in done.stdout
-    assert "num_regions must be an integer of at least 1, got 0" in done.stdout
+    assert "deform_groups" in done.stdout
     assert "1 of 1 runs failed; --resume tries them again" in done.stdout
     document = json.loads((undisturbed / "runs/shapes/Broken/0/failed.json").read_text())
-    assert document["step"] == "train" and any("num_regions" in line for line in document["last_lines"])
+    assert document["step"] == "train" and any("deform_groups" in line for line in document["last_lines"])
     assert record(undisturbed) == before and (undisturbed / "report/report.html").is_file()

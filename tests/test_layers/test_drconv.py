@@ -415,6 +415,7 @@ class TestErrors:
             (dict(padding="same", stride=2), "padding='same' needs stride 1"),
             (dict(padding_mode="mirror"), "padding_mode='mirror' is not known"),
             (dict(stride=None), "stride must be an integer of at least 1, or a pair of them, got None"),
+            (dict(guide_grad_scale="1.0"), "guide_grad_scale must be a number, got '1.0'"),
             (dict(guide_kernel_size=0), "guide_kernel_size must be an integer of at least 1"),
         ],
     )

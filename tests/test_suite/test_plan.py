@@ -126,15 +126,16 @@ param_scheduler = [
     dict(type='MultiStepLR', by_epoch=True, end=12, milestones=[8, 11]),
     dict(type='OneCycleLR', by_epoch=True, total_steps=12, eta_max=0.1),
     dict(type='ConstantLR', by_epoch=True, begin=0, end=3),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[6, 10]),
 ]
 """
     )
     tasks = {"shapes": replace(task, config=config, epochs=6)}
     run = make_plan(replace(suite, tasks=tasks), tmp_path, tmp_path)[0]
-    warmup, cosine, steps, cycle, short = parsed(run).param_scheduler
+    warmup, cosine, steps, cycle, short, endless = parsed(run).param_scheduler
     assert (warmup.begin, warmup.end) == (0, 12) and short.end == 3
     assert (cosine.begin, cosine.end, cosine.T_max) == (3, 6, 3)
-    assert steps.milestones == [4, 6] and cycle.total_steps == 6
+    assert steps.milestones == [4, 6] and endless.milestones == [3, 5] and cycle.total_steps == 6
     shortest = make_plan(replace(suite, tasks={"shapes": replace(task, config=config, epochs=1)}), tmp_path, tmp_path)[
         0
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from drconv_mm.suite.config import load_suite
 from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.launch import run_here
 from drconv_mm.suite.lock import locked
+from drconv_mm.suite.plan import claim
 from drconv_mm.suite.results import ResultError, RunResult
 from drconv_mm.suite.run import RunFailedError
 from drconv_mm.suite.session import Session, duration
@@ -101,9 +103,10 @@ def test_record_of_another_schema(session):
 
 
 def test_record_in_the_wrong_place(session):
-    finish(session.runs[0], seed=3)
-    with pytest.raises(SuiteError, match=r"is the result of .*3\), expected .*0\)"):
-        session.run(resume=True)
+    for changed in (dict(seed=3), dict(suite="lfw_mini")):
+        finish(session.runs[0], **changed)
+        with pytest.raises(SuiteError, match=r"is the result of \(.*\), expected \('tiny_suite', 'shapes', .*0\)"):
+            session.run(resume=True)
 
 
 def test_missing_data_stop_everything(tmp_path):
@@ -112,6 +115,57 @@ def test_missing_data_stop_everything(tmp_path):
         session.run(resume=False)
     assert all(folder in str(caught.value) for folder in ("bccd", "camvid", "lfw_mini", "caltech20"))
     assert not (tmp_path / "work").exists()
+
+
+def test_finished_runs_need_no_data(tmp_path, capsys):
+    suite = load_suite(ROOT / "configs/suite/mini.py")
+    session = Session(suite, tasks=["detection"], seeds=1, work_dir=tmp_path / "work", data_root=tmp_path / "none")
+    session.work_dir.mkdir()
+    widths = json.loads((ROOT / "docs/results/mini/widths.json").read_text())
+    (session.work_dir / "widths.json").write_text(json.dumps(widths))
+    for run in session.runs:
+        finish(run, batch_size=run.batch_size)
+    assert session.run(resume=True) == []
+    assert "4 runs, 4 finished, 0 to do" in capsys.readouterr().out
+
+
+def test_committed_records_of_mini_can_be_gone_on_with(tmp_path):
+    """No change of `Task` or of a config may shut them out."""
+    shutil.copytree(ROOT / "docs/results/mini", tmp_path / "work")
+    session = Session(load_suite(ROOT / "configs/suite/mini.py"), work_dir=tmp_path / "work", data_root=tmp_path)
+    claim(session.work_dir, session.suite)
+    assert sum(run.state() == "finished" and bool(run.result()) for run in session.runs) >= 6
+
+
+@pytest.mark.parametrize("name", ["suite.json", "widths.json"])
+def test_damaged_documents(suite, session, name):
+    session.work_dir.mkdir()
+    (session.work_dir / name).write_text('{"name": "tiny')
+    with pytest.raises(SuiteError, match=f"{name} is damaged .*choose another --work-dir"):
+        Session(suite, work_dir=session.work_dir, data_root=session.data_root).run(resume=False)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (dict(jobs=0), "--jobs must be at least 1, got 0"),
+        (dict(jobs=2), "are for --launcher submitit and slurm"),
+        (dict(parameters={"timeout_min": 5}), "are for --launcher submitit and slurm"),
+    ],
+)
+def test_wrong_launches(session, changed, message):
+    with pytest.raises(SuiteError, match=message):
+        session.run(resume=False, **changed)
+
+
+def test_a_conv_type_of_the_suites_file_is_built_before_anything_starts(suite, tmp_path):
+    for conv, message in (
+        (dict(type="dcnv2s"), "conv 'DRConv' of suite 'tiny_suite' is of no conv type .*did you mean 'DCNv2'"),
+        (dict(type="drconv_mm.DRConv", num_region=4), "DRConv has no argument 'num_region'"),
+    ):
+        broken = replace(suite, convs={"Conv2d": None, "DRConv": conv})
+        with pytest.raises(SuiteError, match=message):
+            Session(broken, work_dir=tmp_path / "work", data_root=tmp_path / "data")
 
 
 def test_record_of_another_batch_size(session):
