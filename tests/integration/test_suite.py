@@ -127,8 +127,8 @@ def test_failed_run_does_not_stop_the_rest(undisturbed, tmp_path):
     before = record(undisturbed)
     done = suite(undisturbed, "--conv", "Broken", "DRConv", "--resume", config=config)
     assert done.returncode == 1 and "FAILED shapes, Broken, seed 0: train ended with exit code 1" in done.stdout
-    assert "deform_groups" in done.stdout
+    assert "input channels must divide deformable group size" in done.stdout
     assert "1 of 1 runs failed; --resume tries them again" in done.stdout
     document = json.loads((undisturbed / "runs/shapes/Broken/0/failed.json").read_text())
-    assert document["step"] == "train" and any("deform_groups" in line for line in document["last_lines"])
+    assert document["step"] == "train" and any("deformable group" in line for line in document["last_lines"])
     assert record(undisturbed) == before and (undisturbed / "report/report.html").is_file()
