@@ -37,6 +37,7 @@ def run_jobs(
     folder: Path,
     jobs: int,
     parameters: dict[str, Any],
+    report: Callable[[Run, str], None],
 ) -> Iterator[Outcome]:
     """As jobs of submitit: on this machine, or of Slurm.
 
@@ -47,6 +48,7 @@ def run_jobs(
         folder: Where submitit keeps its files; all machines see it.
         jobs: How many at once.
         parameters: Of submitit's ``AutoExecutor``: ``timeout_min``, ``gpus_per_node``, ``slurm_partition``, ...
+        report: Told when a run becomes a job.
 
     Raises:
         SuiteError: submitit is not installed, or refuses a parameter; jobs of Slurm have no time limit.
@@ -75,7 +77,9 @@ def run_jobs(
         while waiting or active:
             while waiting and len(active) < jobs:
                 run = waiting.pop(0)
-                active.append((run, executor.submit(_outcome, execute_run, run)))
+                job = executor.submit(_outcome, execute_run, run)
+                active.append((run, job))
+                report(run, f"job {job.job_id}; its log is {run.folder / 'train.log'}")
             for run, job in [pair for pair in active if pair[1].done()]:
                 active.remove((run, job))
                 yield run, _result_of(run, job)

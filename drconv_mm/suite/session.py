@@ -139,7 +139,7 @@ class Session:
             else:
                 cluster = "slurm" if launcher == "slurm" else "local"
                 options = {"gpus_per_node": self.gpus, **(parameters or {})} if self.gpus else parameters or {}
-                outcomes = run_jobs(left, execute_run, cluster, self.work_dir / "jobs", jobs, options)
+                outcomes = run_jobs(left, execute_run, cluster, self.work_dir / "jobs", jobs, options, progress.step)
             failed = []
             for run, outcome in outcomes:
                 progress.end(run, outcome)

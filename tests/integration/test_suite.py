@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -117,6 +118,15 @@ def test_killed_and_resumed_gives_the_same(undisturbed, resumed):
         torch.load(f / "runs/shapes/DRConv/0/checkpoint.pth")["state_dict"] for f in (undisturbed, resumed)
     )
     assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_jobs_give_the_same(undisturbed):
+    folder = undisturbed.with_name("jobs")
+    done = suite(folder, "--launcher", "submitit", "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"shapes, \w+, seed 0: job \d+; its log is .*/train\.log", done.stdout)) == 2
+    assert (folder / "report/results.csv").read_text().count("\n") == 3
+    assert lasting(record(folder)) == lasting(record(undisturbed))
 
 
 def test_failed_run_does_not_stop_the_rest(undisturbed, tmp_path):

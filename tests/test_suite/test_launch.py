@@ -39,7 +39,7 @@ def jobs_find_this_module(monkeypatch):
 
 
 def launch(runs, function, folder):
-    return {run.conv: outcome for run, outcome in run_jobs(runs, function, "local", folder, 2, {})}
+    return {run.conv: outcome for run, outcome in run_jobs(runs, function, "local", folder, 2, {}, lambda *_: None)}
 
 
 def test_jobs_hand_back_records_and_failures(runs, tmp_path):
@@ -65,7 +65,7 @@ def test_a_job_may_take_as_long_as_a_training(runs, tmp_path):
 )
 def test_options_that_submitit_does_not_take(runs, tmp_path, cluster, parameters, message):
     with pytest.raises(SuiteError, match=message):
-        list(run_jobs(runs, execute, cluster, tmp_path, 1, parameters))
+        list(run_jobs(runs, execute, cluster, tmp_path, 1, parameters, print))
 
 
 def test_crashed_job(runs, tmp_path):
