@@ -38,8 +38,10 @@ from drconv_mm.engine.complexity import count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
 from drconv_mm.files import write_whole
 from drconv_mm.layers import DRConv2d, observe_regions, register_generator
+from drconv_mm.layers.conv_type import ApplyTo
 from drconv_mm.layers.generators import MixtureGenerator
 from drconv_mm.memory import KEEP_FREED_MEMORY
+from drconv_mm.suite.statistics import paired_difference
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
 SIZE, STORED = 96, 112
@@ -162,15 +164,22 @@ def _drconv_shufflenet(arm: Arm, width: float) -> dict:
     )
 
 
+def _conv_cfg(arm: Arm) -> dict | None:
+    """The key's value. The default leaves layers out by m times their size: here the same ones at every m."""
+    if arm.drconv is None:
+        return None
+    limit = ApplyTo().max_filter_numel * arm.drconv.get("num_regions", 8) // 8
+    return dict(arm.drconv, type="drconv_mm.DRConv", apply_to=dict(max_filter_numel=limit))
+
+
 def _shufflenet_by_key(arm: Arm, width: float) -> dict:
     if arm.drconv is None:  # mmpretrain's own has four widths only
         return _drconv_shufflenet(arm, width)
-    return dict(type="mmpretrain.ShuffleNetV2", widen_factor=width, conv_cfg=dict(arm.drconv, type="drconv_mm.DRConv"))
+    return dict(type="mmpretrain.ShuffleNetV2", widen_factor=width, conv_cfg=_conv_cfg(arm))
 
 
 def _mobilenet_v1(arm: Arm, width: float) -> dict:
-    conv_cfg = None if arm.drconv is None else dict(arm.drconv, type="drconv_mm.DRConv")
-    return dict(type="drconv_mm.MobileNetV1", widen_factor=width, conv_cfg=conv_cfg)
+    return dict(type="drconv_mm.MobileNetV1", widen_factor=width, conv_cfg=_conv_cfg(arm))
 
 
 NETWORKS: dict[str, tuple[Callable[[Arm, float], dict], float]] = {
@@ -483,6 +492,32 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     return [*lines, ""]
 
 
+def comparisons(found: dict[str, Found]) -> list[str]:
+    """The default less each other arm, paired by seed and network, of all networks that have both."""
+    heads = ["arm", "rate", "networks", "pairs", "DRConv less this (95 % interval)", "p", ""]
+    lines = ["### Differences", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    pairs = sorted({key for arms in found.values() for key in arms}, key=lambda key: (list(ARMS).index(key[0]), key[1]))
+
+    def top1(network: str, arm: str, rate: float) -> dict[tuple[str, int], float]:
+        return {(network, run["seed"]): run["top1"] for run in found[network].get((arm, rate), ())}
+
+    for arm, rate in pairs:
+        having = [network for network in found if {(arm, rate), ("drconv", rate)} <= found[network].keys()]
+        groups = [[network] for network in having] + ([having] if len(having) > 1 else [])
+        for networks in groups if arm != "drconv" else ():
+            ours, other = ({k: v for n in networks for k, v in top1(n, a, rate).items()} for a in ("drconv", arm))
+            difference = paired_difference(other, ours)
+            if difference.n < 2:
+                continue
+            cells = [
+                ARMS[arm].about, str(rate), networks[0] if len(networks) == 1 else f"all {len(networks)}",
+                str(difference.n), f"{difference.mean:+.1f} ({difference.low:.1f} to {difference.high:.1f})",
+                f"{difference.p_value:.2f}", "supported" if difference.supported else "not supported",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def plot(found: dict[str, Found], path: Path) -> None:
     """Top-1 of each run by arm, and the default's entropies by layer."""
     import matplotlib
@@ -525,6 +560,7 @@ def report(args: argparse.Namespace) -> None:
     timed = args.results / "times.json"
     seconds = json.loads(timed.read_text())["seconds"] if timed.exists() else {}
     lines = [line for network, arms in found.items() for line in table(network, arms, seconds.get(network, {}))]
+    lines += comparisons(found)
     page, begin, end = args.results.with_suffix(".md"), "<!-- tables: begin -->", "<!-- tables: end -->"
     if page.exists() and begin in (text := page.read_text()):
         before, after = text.split(begin)[0], text.split(end)[1]

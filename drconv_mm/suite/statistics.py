@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -62,15 +63,15 @@ def summarize(values: Iterable[float]) -> Summary:
     return Summary(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan, len(values))
 
 
-def paired_difference(base: Mapping[int, float], other: Mapping[int, float]) -> Paired:
+def paired_difference(base: Mapping[Any, float], other: Mapping[Any, float]) -> Paired:
     """Compares two conv types seed by seed, which takes out what a seed does to both.
 
     The interval is Student's, ``mean ± t(0.975, n - 1) * std / sqrt(n)``: it takes the differences as normal, which
     few seeds cannot test.
 
     Args:
-        base: Value by seed.
-        other: Value by seed.
+        base: Value by seed, or by whatever pairs them and can be sorted.
+        other: Value by the same.
 
     Raises:
         ValueError: No seed is in both.

@@ -9,6 +9,7 @@ import pytest
 import study_learning
 import torch
 
+from drconv_mm import DRConv2d
 from drconv_mm.datasets.sample_classification import generate_sample_classification
 
 from .test_tools import run
@@ -59,6 +60,16 @@ def test_runs_once_and_reports(study):
     assert (results / "learning.png").stat().st_size > 10_000
     run(TOOL, "report", *arguments)
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize("network", study_learning.NETWORKS)
+def test_the_same_layers_are_dynamic_at_every_m(network):
+    dynamic = [
+        [n for n, m in study_learning.build(network, study_learning.ARMS[arm], 20).named_modules()
+         if isinstance(m, DRConv2d)]
+        for arm in ("m1", "m2", "drconv")
+    ]  # fmt: skip
+    assert dynamic[0] == dynamic[1] == dynamic[2] and len(dynamic[0]) > 10
 
 
 @pytest.mark.parametrize("arm", study_learning.ARMS)
