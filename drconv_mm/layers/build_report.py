@@ -18,15 +18,16 @@ _handles: list = []
 
 def note_build(layer: nn.Module, reason: str | None) -> None:
     """Remembers a layer and why it stayed plain (None: it did not)."""
-    _handles.append(layer.register_forward_pre_hook(_report_pending))
+    _handles.append(layer.register_forward_pre_hook(report_pending))
     _pending.append((weakref.ref(layer), reason))
 
 
-def _report_pending(module: nn.Module, args: tuple) -> None:
+def report_pending(module: nn.Module, args: tuple) -> None:
+    """The hook that ends the list."""
     # A trace would take in the parameters that are counted here; a compiler can't follow the removal of hooks.
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return
-    for key in [key for key, hook in module._forward_pre_hooks.items() if hook is _report_pending]:
+    for key in [key for key, hook in module._forward_pre_hooks.items() if hook is report_pending]:
         del module._forward_pre_hooks[key]  # a copy's, which has no handle
     while _handles:
         _handles.pop().remove()

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..registration import register
-from .build_report import report
+from .build_report import report, report_pending
 from .conv_type import ApplyTo
 from .drconv import DRConv2d
 
@@ -105,7 +105,8 @@ def _why_not(module: nn.Conv2d, rule: ApplyTo, num_regions: int) -> str | None:
         return f"it is a {type(module).__name__}, not a plain Conv2d"
     if "weight" not in module._parameters:
         return "its weight is parametrized (weight or spectral norm)"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if any(hook is not report_pending for found in hooks for hook in found.values()):
         return "it has hooks, which would be lost"
     return rule.why_not(module.in_channels, module.out_channels, module.kernel_size, module.groups, num_regions)
 

@@ -141,7 +141,7 @@ def _check_conv(name: str, conv: dict[str, Any], suite: Suite) -> None:
     try:
         build_conv_layer(conv, 64, 64, 3, padding=1)
     except Exception as error:  # a type of any kind may be named here, and fail in any way
-        kind = conv["type"]
+        kind = str(conv["type"])
         known = kind in MODELS.module_dict or kind.startswith("drconv_mm.")
         reason = f" ({type(error).__name__}: {error})" if known else ""
         if name in suite.convs:

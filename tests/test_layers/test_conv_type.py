@@ -14,7 +14,7 @@ from torch import nn
 
 import drconv_mm
 from drconv_mm import DRConv, DRConv2d
-from drconv_mm.layers.build_report import _report_pending
+from drconv_mm.layers.build_report import report_pending
 
 
 def kinds(**config):
@@ -102,7 +102,7 @@ def log(caplog, monkeypatch):
     """What the log says, from a clean slate."""
     from mmengine.logging import MMLogger
 
-    _report_pending(nn.Identity(), ())
+    report_pending(nn.Identity(), ())
     caplog.clear()
     logger = MMLogger.get_instance("test_conv_type")
     logger.addHandler(caplog.handler)

@@ -6,7 +6,7 @@ from mmengine import MODELS
 from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18
 
-from drconv_mm import DRConv2d, convert
+from drconv_mm import DRConv, DRConv2d, convert
 
 
 @pytest.mark.parametrize("generator", ["mixture", "pooled"])
@@ -71,6 +71,11 @@ def test_convolutions_that_compute_something_else_are_left_alone():
     hooked.register_forward_hook(lambda module, args, output: output * 2)
     model = nn.Sequential(Standardised(8, 8, 3), normed, nn.Conv2d(8, 8, 3), hooked)
     assert list(convert(model)) == ["2"]
+
+
+def test_layers_that_the_conv_type_left_plain():
+    model = nn.Sequential(DRConv(8, 8, 3, groups=2))  # not run yet: it still has the report's hook
+    assert list(convert(model, apply_to=dict(grouped=True))) == ["0"]
 
 
 def test_bad_option_leaves_the_model_as_it_was():
