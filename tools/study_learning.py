@@ -363,6 +363,9 @@ def train_one(
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
+            if len(losses) % max(1, iterations // 4) == 0:
+                print(f"{network} {arm_name} at {learning_rate} seed {seed}: {len(losses)} of {iterations} iterations, "
+                      f"loss {mean(losses[-50:]):.3f}", flush=True)  # fmt: skip
         for suffix, change in (("", None), ("_region_zero", region_zero), ("_shuffled", shuffled)):
             result["top1" + suffix], result["val_loss" + suffix] = evaluate(model, val_images, val_labels, change)
         entropy = entropies(model, val_images)
