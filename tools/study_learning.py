@@ -499,15 +499,15 @@ def comparisons(found: dict[str, Found]) -> list[str]:
     """The default less each other arm, paired by seed and network, of all networks that have both."""
     heads = ["arm", "rate", "networks", "pairs", "DRConv less this (95 % interval)", "p", ""]
     lines = ["### Differences", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    pairs = sorted({key for arms in found.values() for key in arms}, key=lambda key: (list(ARMS).index(key[0]), key[1]))
+    others = {key for arms in found.values() for key in arms if key[0] != "drconv"}
 
     def top1(network: str, arm: str, rate: float) -> dict[tuple[str, int], float]:
         return {(network, run["seed"]): run["top1"] for run in found[network].get((arm, rate), ())}
 
-    for arm, rate in pairs:
+    for arm, rate in sorted(others, key=lambda key: (list(ARMS).index(key[0]), key[1])):
         having = [network for network in found if {(arm, rate), ("drconv", rate)} <= found[network].keys()]
         groups = [[network] for network in having] + ([having] if len(having) > 1 else [])
-        for networks in groups if arm != "drconv" else ():
+        for networks in groups:
             ours, other = ({k: v for n in networks for k, v in top1(n, a, rate).items()} for a in ("drconv", arm))
             difference = paired_difference(other, ours)
             if difference.n < 2:

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from drconv_mm.engine.complexity import image_samples
 from drconv_mm.engine.model import build_model
 
 # (height, width) at which a toolbox's models are measured.
@@ -61,6 +62,7 @@ def _forget_pretrained(part: object) -> None:
 def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int, int]) -> list:
     """Labels for pictures of one size: one class, eight boxes, or a picture of classes."""
     height, width = shape
+    described = image_samples(model, batch, shape)  # of mmdet's detectors
     samples = []
     for index in range(batch):
         if scope == "mmpretrain":
@@ -68,15 +70,11 @@ def training_samples(scope: str, model: nn.Module, batch: int, shape: tuple[int,
 
             samples.append(DataSample().set_gt_label(index % getattr(model.head, "num_classes", 10)))
         elif scope == "mmdet":
-            from mmdet.structures import DetDataSample
             from mmdet.structures.mask import BitmapMasks
 
             corner = torch.rand(8, 2) * torch.tensor([width, height]) * 0.6
             boxes = torch.cat([corner, corner + torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(8, 2))], 1)
-            meta = dict(
-                img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=index
-            )
-            sample = DetDataSample(metainfo=meta)
+            sample = described[index]
             sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8) % 3)
             if getattr(model, "with_mask", False):
                 sample.gt_instances.masks = BitmapMasks([draw_box(box, shape) for box in boxes], height, width)

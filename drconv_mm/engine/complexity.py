@@ -92,6 +92,7 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
     """
     image = torch.zeros(1, channels, *shape, device=next(model.parameters()).device)
     samples = image_samples(model, 1, shape)
+    more = {} if samples is None else {"data_samples": samples}
     training = [module for module in model.modules() if module.training]
     analyzer = FlopAnalyzer(model.eval(), image)
     analyzer.set_op_handle("drconv_mm::region_conv2d", _region_conv_multiply_adds)
@@ -100,10 +101,7 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
         analyzer.set_op_handle(f"prim::{name}", _deformable_multiply_adds)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     # The analysis passes tensors alone.
-    hook = model.register_forward_pre_hook(
-        lambda _, args, kwargs: (args, kwargs if samples is None else {**kwargs, "data_samples": samples}),
-        with_kwargs=True,
-    )
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | more), with_kwargs=True)
     with hook, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:

@@ -89,12 +89,14 @@ class ShardedCheckpointHook(CheckpointHook):
                 there is an EMAHook.
         """
         super().before_train(runner)
-        if any(self._sharded(runner)) and any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        if not any(self._sharded(runner)):
+            return
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
             raise ValueError(
                 "EMAHook averages a copy of the model, whose sharded class centres would not reach the checkpoint; "
                 "leave it out, or set head.sharded=False"
             )
-        if any(self._sharded(runner)) and runner.optim_wrapper.clip_grad_kwargs:
+        if runner.optim_wrapper.clip_grad_kwargs:
             raise ValueError(
                 "optim_wrapper.clip_grad would scale the gradients of each process by the norm of its own class "
                 "centres, and the copies of the backbone would part; remove it, or set head.sharded=False"
