@@ -175,7 +175,7 @@ def build_model(config: Path) -> nn.Module:
     Raises:
         ImportError: mmengine or the config's toolbox is not installed.
     """
-    remedy = "install it with `make env` or `pip install drconv_mm[onedl]`"
+    remedy = "install it (`make env` in a clone of drconv_mm does)"
     if find_spec("mmengine") is None:
         raise ImportError(f"config {str(config)!r} can't be read, as mmengine is not installed; {remedy}")
     from mmengine.config import Config

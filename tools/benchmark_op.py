@@ -94,7 +94,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--backward", nargs="?", choices=["full", "none"], const="full",
                         help="time forward + backward, with the guide's gradient or without")  # fmt: skip
     parser.add_argument("--nchw", action="store_true", help="contiguous inputs, against conv2d of the same")
-    parser.add_argument("--memory", action="store_true", help="measure extra peak memory too, each in its own process")
+    parser.add_argument("--memory", action="store_true", help="measure extra peak memory in place of time")
     parser.add_argument(
         "--rounds", type=int, help="timings of each candidate (default: as many as 1.5 s hold, 15 to 60)"
     )

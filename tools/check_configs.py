@@ -2,9 +2,11 @@
 """Does DRConv work in configs that this project did not write? Checks stock configs of the installed toolboxes.
 
 For each config the model is built twice, as it stands and with the one key that makes it a DRConv model, and on small
-drawn pictures these must hold: at least one layer is dynamic; the standard model's state dict loads into the DRConv
-one and both then give the same output; once the dynamic part is no longer zero they differ; three training steps give
-finite losses and change every parameter that requires a gradient (but for those that the standard model leaves alone).
+images of random noise these must hold: at least one layer is dynamic; the standard model's state dict loads into the
+DRConv one and both then give the same output, or the same features where a model selects among its answers (two-stage
+detectors and DETRs), to 1e-3 of each tensor's largest number; once the dynamic part is no longer zero they differ;
+three training steps give finite losses and change every parameter that requires a gradient (but for those that the
+standard model leaves alone).
 
   check_configs.py                                     all that docs/compatibility.md shows, as far as not done yet
   check_configs.py --toolbox mmseg --filter unet       any installed config whose path has 'unet' in it
@@ -37,6 +39,7 @@ RESULTS = Path(__file__).parents[1] / "docs/compatibility.json"
 DRCONV = {"type": "drconv_mm.DRConv"}
 BACKBONE = "model.backbone.conv_cfg"
 TIMEOUT_S = 900
+TOLERANCE = 1e-3
 
 
 class Entry(NamedTuple):
@@ -262,7 +265,7 @@ def check(entry: Entry) -> dict:
         return dict(result, error=f"the standard state dict does not fit: {loaded}")
     expected, found = outputs(standard.eval(), images), outputs(model.eval(), images)
     result["difference"] = difference(expected, found)
-    if not result["difference"] < 1e-3:
+    if not result["difference"] < TOLERANCE:
         return dict(result, error=f"outputs differ by {result['difference']:.1e} of their size before training")
     with torch.no_grad():
         for layer in layers:
@@ -422,9 +425,11 @@ def page(results: list[dict], about: str) -> str:
         f"**{len(keyed)} of {sum(not r['by_name'] for r in results)} checks pass**, of "
         f"{len({(r['toolbox'], r['path']) for r in results if not r['by_name']})} configs with {counts}. "
         "A pass means: at least one layer is dynamic; the standard model's state dict loads and the output is the "
-        "same; it differs once the dynamic part is not zero; three training steps give finite losses and change every "
-        "parameter that requires a gradient. Inputs are drawn, two pictures of 128x128 in most cases: this says that "
-        "DRConv works there, not how well it does.", "",
+        f"same to {TOLERANCE:g} of each tensor's largest number (of two-stage detectors and DETRs, which select among "
+        "their answers, the features are compared); it differs once the dynamic part is not zero; three training steps "
+        "give finite losses and change every parameter that requires a gradient, but for those that the standard model "
+        "leaves alone. Inputs are random noise, two images of 128x128 in most cases: this says that DRConv works "
+        "there, not how well it does.", "",
     ]  # fmt: skip
     for toolbox in TOOLBOXES:
         here = [r for r in results if r["toolbox"] == toolbox and not r["by_name"]]
@@ -510,11 +515,13 @@ def versions() -> str:
     import torch
 
     import drconv_mm
+    from drconv_mm.suite.run import git_commit
 
     names = [(box, metadata.packages_distributions().get(box, [box])[0]) for box in ("mmcv", *TOOLBOXES)]
     found = [f"{name} {metadata.version(name)}" for box, name in names if importlib.util.find_spec(box)]
-    return (f"Date {datetime.date.today().isoformat()}, drconv_mm {drconv_mm.__version__}, torch {torch.__version__}, "
-            f"{', '.join(found)}.")  # fmt: skip
+    commit = (git_commit() or "unknown")[:7]
+    return (f"Date {datetime.date.today().isoformat()}, drconv_mm {drconv_mm.__version__} (commit {commit}), "
+            f"torch {torch.__version__}, {', '.join(found)}.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import sys
@@ -46,6 +47,7 @@ def check() -> str:
 
 def main() -> int:
     """Checks and says so."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     warnings.simplefilter("ignore")
     start, chatter = time.perf_counter(), io.StringIO()
     try:

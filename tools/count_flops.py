@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Count the multiply-adds and parameters of configs' models by part: convolution, guide, generator, linear layers.
 
-Multiply-adds are those of papers, of convolutions and linear layers; norms, pooling and resizing are left out. Of a
-detector or segmentor they are counted as far as a tensor goes: backbone, neck and the head's convolutions.
+Multiply-adds are those of papers, of convolutions and linear layers; norms, pooling and resizing are left out. A
+two-stage detector is counted with as many proposals as its untrained RPN gives, up to the config's limit.
 """
 
 from __future__ import annotations

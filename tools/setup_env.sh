@@ -17,7 +17,7 @@ if [[ ${1:-} == --help || ${1:-} == -h ]]; then
 usage: tools/setup_env.sh
 
 Makes the virtual environment .venv in the repository: torch $TORCH, torchvision $TORCHVISION, the onedl family of
-OpenMMLab, this project (editable) and its development tools. The first run takes about 10 minutes, most of it
+OpenMMLab, this project (editable) and its development tools. The first run takes 5 to 16 minutes on two cores, most of it
 the build of mmcv's operators, which is kept in a cache; a run that was killed is completed by the next; a run that
 finds everything takes seconds.
 

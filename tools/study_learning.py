@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What makes DRConv learn: one network, one recipe, one key changed at a time, several seeds.
+"""What makes DRConv learn: three small networks, one recipe, one key changed at a time, several seeds.
 
   study_learning.py run DATA      trains what is not trained yet; each finished run is a JSON in the results folder
   study_learning.py time DATA     times a training step and inference of each arm, interleaved; nothing else may run

@@ -112,7 +112,9 @@ def main() -> None:
                     seeded = [*where, f"randomness.seed={seed}"]
                     if not (pretrained / "done").exists():
                         print(f"{task}, seed {seed}: the standard network to start from", flush=True)
-                        train(task, spec["source"], pretrained, [*seeded, *spec["pretraining"]])
+                        metric = train(task, spec["source"], pretrained, [*seeded, *spec["pretraining"]])
+                        source = dict(task=task, kind="source", seed=seed, metric=metric)
+                        write_whole(args.results / f"{task}-source-seed{seed}.json", json.dumps(source) + "\n")
                         (pretrained / "done").touch()
                     started, options = time.perf_counter(), [*seeded, *spec["tuning"], *key]
                     options.append(f"optim_wrapper.optimizer.lr={factor * spec['learning_rate']}")

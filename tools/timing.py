@@ -49,7 +49,7 @@ def interleaved(runs: dict[Name, Callable[[], None]], rounds: int | None, device
 
 
 def extra_memory(run: Callable[[], None]) -> float:
-    """MB that ``run`` takes at its peak beyond what the process has before it: Linux alone, to 0.5 MB."""
+    """MB that ``run`` takes at its peak beyond what the process has before it: Linux alone, to 0.1 MB."""
     status = Path("/proc/self/status")
 
     def megabytes(key: str) -> float:

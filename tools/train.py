@@ -46,7 +46,7 @@ def find_tool(config: str, tool: str) -> Path:
         ValueError: There is no such config or none for a known toolbox, or the toolbox is not there.
     """
     known = ", ".join(TOOLBOXES)
-    install = "install it with `make env` or `pip install drconv_mm[onedl]`"
+    install = "install it (`make env` in a clone of drconv_mm does)"
     if not Path(config).is_file():
         raise ValueError(f"config {config!r} is no file; expected the path of a config, such as configs/detection/*.py")
     if find_spec("mmengine") is None:

@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("root", help="folder to make")
     parser.add_argument("--num-train", type=int, default=240, help="images to train on (default: %(default)s)")
     parser.add_argument("--num-val", type=int, default=60, help="images to evaluate on (default: %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("W", "H"), help="size, pixels")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(160, 120), metavar=("W", "H"), help="size, pixels (default: 160 120)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")
     args = parser.parse_args()
     try:

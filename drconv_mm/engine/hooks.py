@@ -32,6 +32,9 @@ class RegionStatsHook(Hook):
     Args:
         interval: Iterations between two observations; each costs one argmax a layer.
         shares: Whether the shares are logged beside the entropy.
+
+    Raises:
+        ValueError: ``interval`` under 1.
     """
 
     priority = "BELOW_NORMAL"  # before LoggerHook writes
@@ -107,6 +110,9 @@ class RegionVisHook(Hook):
         max_images: Pictures of one validation or test at most.
         layers: Names of the layers to draw; None for all.
         max_layers: Layers in one picture at most, spread evenly over the model.
+
+    Raises:
+        ValueError: ``interval`` under 1.
     """
 
     def __init__(self, interval: int = 50, max_images: int = 8, layers: list[str] | None = None, max_layers: int = 11):

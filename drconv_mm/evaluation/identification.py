@@ -137,8 +137,8 @@ class FaceIdentification(EmbeddingMetric):
         **kwargs: As mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: When evaluated, for metainfo that lacks an entry or does not fit the images, no probe with a mate,
-            and embeddings that are missing, of different sizes, zero or not finite.
+        ValueError: ``block_size`` under 1; when evaluated, for metainfo that lacks an entry or does not fit the images,
+            no probe with a mate, and embeddings that are missing, of different sizes, zero or not finite.
     """
 
     def __init__(self, block_size: int = 2048, **kwargs):

@@ -65,8 +65,8 @@ class FaceTemplateVerification(EmbeddingMetric):
         **kwargs: As mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: When evaluated, for metainfo that lacks an entry or does not fit the images, and for embeddings that
-            are missing, of different sizes, zero or not finite.
+        ValueError: ``roc_file`` has no suffix that names a format; when evaluated, for metainfo that lacks an entry or
+            does not fit the images, and for embeddings that are missing, of different sizes, zero or not finite.
     """
 
     def __init__(self, roc_file: str | None = None, **kwargs):

@@ -122,8 +122,8 @@ class FaceVerification(EmbeddingMetric):
         **kwargs: As mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: When evaluated, for a data set without ``pairs`` in its metainfo, or embeddings that are missing, of
-            different sizes, zero or not finite.
+        ValueError: ``roc_file`` has no suffix that names a format; when evaluated, for a data set without ``pairs`` in
+            its metainfo, or embeddings that are missing, of different sizes, zero or not finite.
     """
 
     def __init__(self, pixel_baseline: bool = True, roc_file: str | None = None, **kwargs):

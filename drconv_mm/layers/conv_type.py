@@ -44,7 +44,7 @@ class ApplyTo:
         """
         if isinstance(config, cls):
             return config
-        _refuse_unknown("apply_to has no key", config or {}, [field.name for field in fields(cls)])
+        refuse_unknown("apply_to has no key", config or {}, [field.name for field in fields(cls)])
         return cls(**(config or {}))
 
     def why_not(
@@ -68,7 +68,8 @@ class ApplyTo:
         return None
 
 
-def _refuse_unknown(what: str, keys: Collection[str], known: list[str]) -> None:
+def refuse_unknown(what: str, keys: Collection[str], known: list[str]) -> None:
+    """Raises ValueError for a key that is not known, with the nearest that is; ``what`` begins the message."""
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -76,7 +77,8 @@ def _refuse_unknown(what: str, keys: Collection[str], known: list[str]) -> None:
             raise ValueError(f"{what} {key!r}; choose from {known}{hint}")
 
 
-_OWN_ARGUMENTS = [
+# `DRConv2d`'s, beyond those of ``nn.Conv2d``.
+OWN_ARGUMENTS = [
     name for name, p in inspect.signature(DRConv2d).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
 ]
 
@@ -133,7 +135,7 @@ class DRConv:
     ) -> nn.Module:
         """Builds the layer."""
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        _refuse_unknown("DRConv has no argument", drconv, _OWN_ARGUMENTS)
+        refuse_unknown("DRConv has no argument", drconv, OWN_ARGUMENTS)
         fallback = {"type": "Conv2d"} if fallback is None else fallback
         if not isinstance(fallback, dict) or "type" not in fallback:
             raise ValueError(f"fallback must be a conv type's config, dict(type='DCNv2') or the like, got {fallback!r}")

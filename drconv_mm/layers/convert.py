@@ -11,7 +11,7 @@ from torch import nn
 
 from ..registration import register
 from .build_report import report, report_pending
-from .conv_type import ApplyTo
+from .conv_type import OWN_ARGUMENTS, ApplyTo, refuse_unknown
 from .drconv import DRConv2d
 
 
@@ -39,9 +39,11 @@ def convert(
         The new layers by name.
 
     Raises:
-        ValueError: A pattern that matches no convolution, with near misses; nothing that may become dynamic, with the
-            reasons; or a generator without the static kernel that weights go into. The model is as it was.
+        ValueError: An argument that `DRConv2d` does not have; a pattern that matches no convolution, with near misses;
+            nothing that may become dynamic, with the reasons; or a generator without the static kernel that weights go
+            into. The model is as it was.
     """
+    refuse_unknown("convert has no argument", drconv, OWN_ARGUMENTS)
     include, exclude = _patterns("include", include), _patterns("exclude", exclude)
     rule, num_regions = ApplyTo.from_config(apply_to), drconv.get("num_regions", 8)
     generator = drconv.get("generator")

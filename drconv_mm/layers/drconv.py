@@ -171,19 +171,27 @@ class DRConv2d(nn.Module):
         """Convolves.
 
         Args:
-            input: ``[N, C, H, W]``.
-            guide: ``[N, m, h, w]`` in place of the layer's own, resized by nearest neighbour where sizes differ.
+            input: ``[N, C, H, W]`` in the parameters' dtype; in any that autocast casts, under autocast.
+            guide: ``[N, m, h, w]``, in input's dtype or float32, in place of the layer's own; resized by nearest
+                neighbour where sizes differ.
 
         Returns:
-            ``[N, O, Ho, Wo]``.
+            ``[N, O, Ho, Wo]`` in input's dtype; under autocast in autocast's.
 
         Raises:
-            ValueError: ``input`` is not 4-D or has another number of channels; there is no guide.
+            TypeError: ``input`` or ``guide`` is of another dtype.
+            ValueError: ``input`` is not 4-D or has another number of channels; there is no guide, or one of another
+                batch or number of regions.
         """
         if input.dim() != 4 or input.shape[1] != self.in_channels:
             raise ValueError(
                 f"input must be [N, C={self.in_channels}, H, W], got shape {tuple(input.shape)}"
                 + ("; add the batch dimension with unsqueeze(0)" if input.dim() == 3 else "")
+            )
+        dtype = getattr(self.generator, self.generator.linear_in).dtype
+        if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(
+                f"input is {input.dtype} and the layer's parameters are {dtype}; convert one with .to(), or autocast"
             )
         # Read anew, as nn.Conv2d does: mmseg's MobileNetV3 changes it in layers that are built.
         features, pads = input, self._explicit_pads()

@@ -97,6 +97,9 @@ class MixtureGenerator(FilterGenerator):
         filter_shape: (O, C/groups, kh, kw) of one filter bank.
         num_regions: m.
         num_kernels: K.
+
+    Raises:
+        ValueError: ``num_kernels`` is no integer of at least 1.
     """
 
     linear_in = "kernels"
@@ -154,6 +157,11 @@ class PooledGenerator(FilterGenerator):
 
     Adaptive average pooling to kh x kw, a 1x1 convolution to m*m channels, sigmoid, and a 1x1 convolution of m groups
     to m*O*C/groups channels.
+
+    Args:
+        in_channels: C.
+        filter_shape: (O, C/groups, kh, kw) of one filter bank.
+        num_regions: m.
     """
 
     linear_in = "expand_weight"

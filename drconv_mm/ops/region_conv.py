@@ -315,6 +315,7 @@ def _forward_flops(input_shape, filters_shape, guide_shape, *args, out_shape=Non
 
 @register_flop_formula(torch.ops.drconv_mm.region_conv2d_backward)
 def _backward_flops(grad_shape, input_shape, filters_shape, guide_shape, *args, out_shape=None, **kwargs) -> int:
+    # Each operation by itself; the backends take the chosen region's response from what they compute for the input.
     *_, candidates, _, _, wanted = args
     passes = wanted[0] + wanted[1] + (candidates if wanted[2] and candidates > 1 else 0)
     return 2 * passes * _multiply_adds(filters_shape, guide_shape)

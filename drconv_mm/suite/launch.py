@@ -63,7 +63,7 @@ def run_jobs(
     try:
         import submitit
     except ImportError as error:
-        raise SuiteError("this launcher needs submitit: pip install 'drconv_mm[suite]'") from error
+        raise SuiteError("this launcher needs submitit: pip install 'submitit>=1.5,<2'") from error
     try:
         executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
         executor.update_parameters(**parameters)

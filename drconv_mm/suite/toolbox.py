@@ -27,7 +27,5 @@ def tool_path(scope: str, tool: str) -> Path:
     spec = find_spec(package)
     path = None if spec is None or spec.origin is None else Path(spec.origin).parent / ".mim/tools" / tool
     if path is None or not path.is_file():
-        raise SuiteError(
-            f"{package}'s {tool} is missing; install {package} with `make env` or `pip install drconv_mm[onedl]`"
-        )
+        raise SuiteError(f"{package}'s {tool} is missing; install {package} (`make env` in a clone of drconv_mm does)")
     return path

@@ -219,6 +219,36 @@ def test_the_pairs_of_the_guide(tmp_path, faces, monkeypatch):
     assert pairs["same"].sum() == 12 and (~pairs["same"]).sum() == 12  # 4 people with 3 images
 
 
+@pytest.mark.parametrize(("name", "figure"), [("FaceTemplates", "tar_far_1e-1"), ("FaceIdentities", "rank1")])
+def test_other_protocols_of_the_guide(tmp_path, faces, monkeypatch, name, figure):
+    """The configs of docs/face.md for templates and for identification, on drawn faces."""
+    blocks = re.findall(r"```python\n(_base_.*?)```", (ROOT / "docs/face.md").read_text(), re.DOTALL)
+    own_faces, (block,) = blocks[0], [text for text in blocks if name in text]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_faces.py").write_text(own_faces.replace('"configs/', f'"{ROOT}/configs/'))
+    (tmp_path / "test.py").write_text(block)
+    mine = tmp_path / "data/mine"
+    mine.mkdir(parents=True)
+    for role in ("gallery", "probe", "distractor"):
+        (mine / role).symlink_to(faces / ("train" if role == "distractor" else "verify"))
+    lists = tmp_path / "data/ijbc"
+    lists.mkdir()
+    people = [sorted(folder.iterdir()) for folder in sorted((faces / "verify").iterdir())]
+    # Two templates a person: the first image, and the others.
+    numbers = {path: 2 * p + (path != images[0]) for p, images in enumerate(people) for path in images}
+    lines = [f"{path} {number} {media}\n" for media, (path, number) in enumerate(numbers.items())]
+    (lists / "images.txt").write_text("".join(lines))
+    ids = range(len(people))
+    (lists / "pairs.txt").write_text("".join(f"{2 * a} {2 * b + 1} {int(a == b)}\n" for a in ids for b in ids))
+
+    config = Config.fromfile("test.py")
+    config.merge_from_dict({"work_dir": "work", "test_dataloader.num_workers": 0})
+    config.test_dataloader.persistent_workers = False
+    init_default_scope("mmengine")
+    metrics = Runner.from_cfg(config).test()
+    assert any(key.endswith(figure) and 0 <= value <= 100 for key, value in metrics.items()), metrics
+
+
 class TestVerificationLoops:
     def test_needs_configs(self):
         with pytest.raises(TypeError, match="VerificationValLoop: dataloader and evaluator must be dicts"):

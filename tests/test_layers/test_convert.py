@@ -82,6 +82,8 @@ def test_bad_option_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
     with pytest.raises(ValueError, match="num_regions"):
         convert(model, num_regions=0)
+    with pytest.raises(ValueError, match="convert has no argument 'num_region'.* did you mean 'num_regions'"):
+        convert(model, num_region=4)
     with pytest.raises(ValueError, match="no static kernel for the weights"):
         convert(model, generator=dict(type="pooled", static=False))
     assert not any(isinstance(module, DRConv2d) for module in model.modules())

@@ -426,6 +426,8 @@ class TestErrors:
     def test_input(self):
         with pytest.raises(ValueError, match=r"input must be \[N, C=6, H, W\].*unsqueeze\(0\)"):
             DRConv2d(6, 8, 3)(images()[0])
+        with pytest.raises(TypeError, match="input is torch.float64 and the layer's parameters are torch.float32"):
+            DRConv2d(6, 8, 3)(images().double())
         with pytest.raises(ValueError, match=r"input must be \[N, C=6, H, W\], got shape \(2, 5"):
             DRConv2d(6, 8, 3)(images(c=5))
 

@@ -119,7 +119,7 @@ class TestErrors:
         code = f"import sys, runpy; sys.modules['mmseg'] = None; sys.argv = ['train.py', {str(path)!r}]; "
         code += f"runpy.run_path({str(ROOT / 'tools/train.py')!r}, run_name='__main__')"
         done = run(sys.executable, "-c", code)
-        fails(done, "default_scope='mmseg', but mmseg is not installed", "pip install drconv_mm[onedl]")
+        fails(done, "default_scope='mmseg', but mmseg is not installed", "make env")
 
     def test_no_toolbox_at_all(self, tmp_path):
         path = config(tmp_path, "default_scope = 'mmengine'\n")

@@ -135,7 +135,8 @@ class DRConvShuffleNetV2(StagedBackbone):
         init_cfg: mmengine's initialisation.
 
     Raises:
-        ValueError: An arrangement or stage that does not exist, or a width that leaves a layer without channels.
+        ValueError: An arrangement or stage that does not exist, a width over 2.0 or that leaves a layer without
+            channels.
     """
 
     def __init__(
