@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import logging
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from mmengine import MODELS, Config
 from torch import nn
 
 import drconv_mm
-from drconv_mm import DRConv, DRConv2d
+from drconv_mm import DRConv, DRConv2d, convert
 from drconv_mm.layers.build_report import report_pending
 
 
@@ -29,6 +28,7 @@ def test_default_takes_dense_convolutions_under_the_cap():
     assert dynamic(64, 64, 3) and dynamic(5, 8, 1)
     assert not dynamic(3, 64, 7), "the image itself"
     assert not dynamic(256, 256, 3), "over the cap"
+    assert dynamic(64, 1024, 1) and not dynamic(64, 1025, 1), "2**19 and more"
     assert not dynamic(64, 64, 3, groups=64), "depthwise"
     assert not dynamic(64, 64, 3, groups=2), "grouped"
 
@@ -38,6 +38,7 @@ def test_apply_to_chooses_by_geometry():
     assert kinds(apply_to=dict(depthwise=True))(64, 64, 3, groups=64)
     assert kinds(apply_to=dict(grouped=True))(64, 64, 3, groups=2)
     assert kinds(apply_to=dict(min_in_channels=1))(3, 8, 3)
+    assert kinds(apply_to=dict(min_in_channels=1))(1, 8, 3), "one channel is no group"
     only = kinds(apply_to=dict(kernel_size=[1, (3, 3)]))
     assert only(8, 8, 1) and only(8, 8, 3) and not only(8, 8, (1, 3))
     assert kinds(num_regions=2)(64, 128, 3) and not kinds(num_regions=16)(64, 128, 3), "the cap counts m"
@@ -98,13 +99,13 @@ def test_conv_module_shows_what_mm_code_reads():
 
 
 @pytest.fixture
-def log(caplog, monkeypatch):
+def log(caplog, request):
     """What the log says, from a clean slate."""
     from mmengine.logging import MMLogger
 
     report_pending(nn.Identity(), ())
     caplog.clear()
-    logger = MMLogger.get_instance("test_conv_type")
+    logger = MMLogger.get_instance(request.node.name)  # a new one is what mmengine calls the current one
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
@@ -125,6 +126,13 @@ def test_log_says_once_what_became_dynamic(log):
     assert f"{parameters / 1e6:.2f}M parameters" in text
     assert f"{megabytes:.2f} MB of generated filters an image" in text
     assert "min_in_channels=5" in text and "max_filter_numel=524288" in text
+
+
+def test_convert_says_what_became_dynamic(log):
+    convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3)), num_regions=4)
+    (record,) = log.records
+    assert "1 of 2 convolutions are DRConv (m=4, mixture)" in record.getMessage()
+    assert "Plain: 1: in_channels under min_in_channels=5" in record.getMessage()
 
 
 def test_a_trace_is_left_alone_and_the_next_forward_reports(log):
@@ -221,7 +229,6 @@ def test_compiles_before_the_first_report(log):
 
 def test_registered_in_mmengine():
     assert MODELS.get("DRConv") is drconv_mm.DRConv
-    importlib.import_module("drconv_mm")
 
 
 def test_import_needs_torch_and_numpy_alone():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmcv.cnn.bricks import wrappers
 from mmengine import MODELS
 from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18
@@ -39,6 +40,15 @@ def test_takes_over_dtype_mode_freezing_and_sharing():
     assert not changed["a"].training and changed["a"].static_weight.dtype is torch.float64
     assert not any(p.requires_grad for p in changed["c"].parameters())
     assert all(p.requires_grad for p in changed["a"].parameters())
+    model = nn.Sequential(nn.Conv2d(6, 6, 1))
+    model[0].bias.requires_grad_(False)
+    assert [name for name, p in convert(model)["0"].named_parameters() if not p.requires_grad] == ["bias"]
+
+
+def test_the_cap_counts_m():
+    assert convert(nn.Sequential(nn.Conv2d(64, 128, 3)), num_regions=2)
+    with pytest.raises(ValueError, match="over max_filter_numel"):
+        convert(nn.Sequential(nn.Conv2d(64, 128, 3)), num_regions=16)
 
 
 def test_a_pattern_that_matches_nothing_names_near_misses():
@@ -69,8 +79,8 @@ def test_convolutions_that_compute_something_else_are_left_alone():
     normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3))
     hooked = nn.Conv2d(8, 8, 3)
     hooked.register_forward_hook(lambda module, args, output: output * 2)
-    model = nn.Sequential(Standardised(8, 8, 3), normed, nn.Conv2d(8, 8, 3), hooked)
-    assert list(convert(model)) == ["2"]
+    model = nn.Sequential(Standardised(8, 8, 3), normed, nn.Conv2d(8, 8, 3), hooked, wrappers.Conv2d(8, 8, 3))
+    assert list(convert(model)) == ["2", "4"]
 
 
 def test_layers_that_the_conv_type_left_plain():

@@ -114,6 +114,18 @@ def test_a_detectors_backbone_may_lack_keys(tmp_path):
     assert not result.unexpected_keys and all(key.startswith("head.") for key in result.missing_keys)
 
 
+def test_a_guide_beside_a_plain_weight_is_taken():
+    layer, guide = DRConv2d(6, 8, 3), torch.randn(8, 6, 3, 3)
+    layer.load_state_dict({**nn.Conv2d(6, 8, 3).state_dict(), "guide_weight": guide})
+    assert torch.equal(layer.guide_weight, guide)
+
+
+def test_repr_says_what_differs_from_the_defaults():
+    assert repr(DRConv2d(6, 8, 3)).startswith("DRConv2d(\n  6, 8, kernel_size=(3, 3), stride=(1, 1), num_regions=8\n")
+    text = repr(DRConv2d(6, 8, 3, padding=1, groups=2, bias=False, generator=dict(static=False), guide_grad="topk"))
+    assert "stride=(1, 1), padding=(1, 1), groups=2, guide_grad='topk', bias=False, static=False, num_regions=8" in text
+
+
 class TestErrorsOfLoading:
     def test_another_number_of_regions(self):
         message = r"guide_weight: the checkpoint has num_regions=4 and the model 8; build it with num_regions=4"
@@ -167,6 +179,36 @@ def test_fresh_regions_differ(generator, static, least, most):
     assert least < apart[~torch.eye(8, dtype=bool)].min() < most
 
 
+@pytest.mark.parametrize("generator", KINDS)
+def test_a_thousandth_of_a_fresh_layers_variance_is_dynamic(generator):
+    layer = DRConv2d(32, 64, 3, generator=generator)
+    filters = layer.generate_filters(images(c=32))
+    share = (filters - layer.static_weight).var() / filters.var()
+    assert 0.7e-3 < share < 1.4e-3
+
+
+@pytest.mark.parametrize("generator, gain", [("mixture", 4.0), ("pooled", 0.5)])
+def test_the_dynamic_part_has_a_gain_beside_a_static_kernel(generator, gain):
+    alone = DRConv2d(6, 4, 3, generator=dict(type=generator, static=False))
+    layer = DRConv2d(6, 4, 3, generator=generator)
+    layer.generator.load_state_dict(alone.generator.state_dict())
+    input = images()
+    expected = layer.static_weight + gain * alone.generate_filters(input)
+    torch.testing.assert_close(layer.generate_filters(input), expected)
+
+
+def test_a_fresh_guide_prefers_no_region_and_has_unit_variance():
+    weight = DRConv2d(32, 8, 3, num_regions=5).guide_weight
+    torch.testing.assert_close(weight.mean((1, 2, 3)), torch.zeros(5), rtol=0, atol=1e-6)
+    output = F.conv2d(torch.randn(4, 32, 20, 20), weight)
+    assert 0.9 < output.var() < 1.1
+
+
+def test_the_guide_learns_by_the_exact_gradient_unless_told_otherwise():
+    layer = DRConv2d(6, 8, 3)
+    assert (layer.guide_grad, layer.guide_topk, layer.guide_grad_scale) == ("full", 2, 1.0)
+
+
 def test_fresh_guide_uses_several_regions_on_natural_images(shared_data):
     import mmcv
 
@@ -198,13 +240,13 @@ def test_mixture_without_static_kernel_is_the_authors_formula():
 
 
 def test_pooled_without_static_kernel_is_the_papers_formula():
-    m, o, c, k = 3, 4, 6, 3
+    m, o, c, k = 3, 4, 6, (3, 5)
     layer = DRConv2d(c, o, k, num_regions=m, generator=dict(type="pooled", static=False))
     generator, input = layer.generator, images(size=(9, 12))
     squeeze, expand = nn.Conv2d(c, m * m, 1), nn.Conv2d(m * m, m * o * c, 1, groups=m, bias=False)
     squeeze.weight.data, squeeze.bias.data = generator.squeeze_weight.data, generator.squeeze_bias.data
     expand.weight.data = generator.expand_weight.data
-    expected = expand(torch.sigmoid(squeeze(nn.AdaptiveAvgPool2d(k)(input)))).view(2, m, o, c, k, k)
+    expected = expand(torch.sigmoid(squeeze(nn.AdaptiveAvgPool2d(k)(input)))).view(2, m, o, c, *k)
     torch.testing.assert_close(layer.generate_filters(input), expected)
 
 
@@ -247,6 +289,14 @@ def test_observers_within_observers():
     assert len(seen) == 1 and (seen[0] == 3).all()
     assert not torch.allclose(replaced, own) and not torch.allclose(zeros, replaced)
     torch.testing.assert_close(layer(input), own)
+
+
+def test_the_guide_learns_nothing_from_a_map_put_in_its_place():
+    layer = DRConv2d(6, 4, 1)
+    with observe_regions(layer, lambda name, regions, m: regions.flip(-1)):
+        layer(images()).square().sum().backward()
+    assert layer.guide_weight.grad is None or not layer.guide_weight.grad.any()
+    assert layer.static_weight.grad.any()
 
 
 def test_a_small_guide_looks_at_the_middle_of_the_window():

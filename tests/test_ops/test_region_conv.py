@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from drconv_mm import region_conv2d
-from drconv_mm.ops.backends import BACKENDS, ENV, Backend, dense
+from drconv_mm.ops.backends import BACKENDS, ENV, Backend, batched, dense
+from drconv_mm.ops.backends import sorted as sorted_
 from drconv_mm.ops.backends.common import region_map
 
 FAST = ["cpu", "sorted", "batched", "dense"]
@@ -82,6 +83,16 @@ def problems(draw):
 @given(problem=problems())
 def test_any_geometry_equals_the_oracle(backend, problem):
     assert_like_reference(backend, *problem)
+
+
+@pytest.mark.parametrize("module", [sorted_, batched])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("guide_grad", ["full", "topk"])
+def test_work_in_many_chunks_equals_the_oracle(monkeypatch, module, own, guide_grad):
+    monkeypatch.setattr(module, "_CHUNK_NUMEL", 64)
+    *tensors, arguments = make(n=3, m=4, own=own, padding=1)
+    name = next(name for name, backend in BACKENDS.items() if backend.forward is module.forward)
+    assert_like_reference(name, tensors, dict(arguments, guide_grad=guide_grad))
 
 
 def test_the_oracle_is_the_convolution_of_each_region():
@@ -224,6 +235,13 @@ def test_autocast_leaves_the_guide_in_fp32(backend):
     assert guide.grad.dtype is torch.float32
 
 
+def test_autocast_leaves_fp64_alone_as_conv2d_does():
+    *tensors, arguments = make()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = region_conv2d(*tensors, **arguments)
+    torch.testing.assert_close(output, region_conv2d(*tensors, **arguments), rtol=0, atol=0)
+
+
 def test_double_backward_says_that_there_is_none():
     *tensors, arguments = make()
     leaves = [tensor.requires_grad_() for tensor in tensors]
@@ -267,8 +285,8 @@ def test_flop_counter_counts_a_standard_convolution():
     assert count(lambda: region_conv2d(input, filters, guide, bias, **arguments)) == plain > 0
 
     filters.requires_grad_(), input.requires_grad_(), guide.requires_grad_()
-    for guide_grad, products in (("full", filters.shape[1]), ("topk", 2), ("none", 0)):
-        arguments["guide_grad"] = guide_grad
+    for guide_grad, topk, products in (("full", 2, 3), ("topk", 2, 2), ("topk", 9, 3), ("none", 2, 0)):
+        arguments.update(guide_grad=guide_grad, guide_topk=topk)
         total = count(lambda: region_conv2d(input, filters, guide, bias, **arguments).sum().backward())
         assert total == (1 + 2 + products) * plain
 
