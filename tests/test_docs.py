@@ -12,18 +12,43 @@ ROOT = Path(__file__).parents[1]
 
 def test_cost_of_networks():
     pytest.importorskip("mmpretrain")
-    from count_flops import count_config
 
-    text = (ROOT / "docs/models.md").read_text()
-    table = text[text.index("| config |") : text.index("The `-drconv` configs")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    rows = table("docs/models.md", "| config |")
     assert len(rows) >= 10
     for name, *cells in rows:
-        costs, _ = count_config(str(ROOT / f"configs/classification/{name}_8xb128_in1k.py"), (224, 224), None)
-        parts = ("convolution", "guide", "generator", "linear", "total")
-        found = [f"{costs[part].multiply_adds / 1e6:.2f} M" for part in parts]
-        found.append(f"{costs['total'].parameters / 1e6:.2f} M")
-        assert cells == ["" if cell == "0.00 M" else cell for cell in found], name
+        assert cells == costs_of(name, None), name
+
+
+def test_cost_of_arrangements():
+    pytest.importorskip("mmpretrain")
+
+    rows = table("docs/models.md", "| `arrangement` |")
+    assert len(rows) >= 7
+    for arrangement, guide, *cells in rows:
+        options = {
+            "model.backbone.arrangement": arrangement.split("`")[1],
+            "model.backbone.share_guide": guide != "one a conv",
+            "model.backbone.drconv.generator": "pooled" if "pooled" in arrangement else "mixture",
+        }
+        assert cells == costs_of("drconv-shufflenet-v2-0.5x", options), (arrangement, guide)
+
+
+def table(page: str, head: str) -> list[list[str]]:
+    """The cells of the table that begins so, without its head."""
+    text = (ROOT / page).read_text()
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def costs_of(name: str, options: dict | None) -> list[str]:
+    """Multiply-adds by part and parameters, as the tables have them."""
+    from count_flops import count_config
+
+    costs, _ = count_config(str(ROOT / f"configs/classification/{name}_8xb128_in1k.py"), (224, 224), options)
+    parts = ("convolution", "guide", "generator", "linear", "total")
+    found = [f"{costs[part].multiply_adds / 1e6:.2f} M" for part in parts]
+    found.append(f"{costs['total'].parameters / 1e6:.2f} M")
+    return ["" if cell == "0.00 M" else cell for cell in found]
 
 
 def test_commands_of_pretrained_starts():
