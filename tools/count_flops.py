@@ -57,11 +57,12 @@ def count_config(path: str, shape: tuple[int, int] | None, options: dict | None)
 def main() -> None:
     """Counts and prints a Markdown table."""
     args = parse_args()
-    print("| config | input | " + " | ".join((*PARTS, "total")) + " | parameters |")
-    print("|---" * (len(PARTS) + 4) + "|")
     for path in args.configs:
         if not Path(path).is_file():
             sys.exit(f"count_flops.py: error: config {path!r} is no file; expected the path of a config")
+    print("| config | input | " + " | ".join((*PARTS, "total")) + " | parameters |")
+    print("|---" * (len(PARTS) + 4) + "|")
+    for path in args.configs:
         costs, shape = count_config(path, args.shape, args.cfg_options)
         cells = [f"{costs[part].multiply_adds / 1e6:.2f} M" for part in (*PARTS, "total")]
         parts = (part for part in (*PARTS, "other") if costs[part].parameters)

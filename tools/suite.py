@@ -93,7 +93,7 @@ def main() -> None:
     except (SuiteError, ResultError) as error:
         sys.exit(f"suite.py: error: {error}")
     except KeyboardInterrupt:
-        sys.exit("suite.py: stopped; go on with --resume")
+        sys.exit("suite.py: stopped; the same command with --resume goes on")
     sys.exit(1 if failed else 0)
 
 

@@ -89,6 +89,16 @@ def hint_for(message: str) -> str | None:
             "the config says conv_cfg=None there, which no dict can be merged into. Add "
             "model.backbone.conv_cfg._delete_=True to --cfg-options (for a neck or head its own key)"
         )
+    if "Cannot find None in registry" in message:
+        return (
+            "the config names a layer type that is not known (conv_cfg, norm_cfg, act_cfg, ...): mmcv's message has "
+            "None in its place. This package's conv type is type='drconv_mm.DRConv'"
+        )
+    if "No such file or directory: '" in message:
+        return (
+            "a file that the config names is not there. If it is of the data set, put or link the data to that place, "
+            "or set data_root of the dataloaders and ann_file of the evaluators to where they are"
+        )
     if "need at least one array to concatenate" in message:
         return (
             "the data set is empty: no file was found where the config looks. Check data_root, data_prefix and the "

@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config of the model (mmdet, mmseg or mmpretrain)")
     parser.add_argument("checkpoint", help="its checkpoint")
     parser.add_argument("images", nargs="+", help="images, or folders of them")
-    parser.add_argument("--out-dir", default="regions", help="folder for the pictures (default: %(default)s)")
+    parser.add_argument("--out-dir", default="work_dirs/regions", help="folder for the pictures (default: %(default)s)")
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="layers to draw (default: up to 11 of all)")
     parser.add_argument("--max-images", type=int, default=20, help="images to draw at most (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="device (default: %(default)s)")

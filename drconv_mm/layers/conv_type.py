@@ -77,9 +77,11 @@ def refuse_unknown(what: str, keys: Collection[str], known: list[str]) -> None:
             raise ValueError(f"{what} {key!r}; choose from {known}{hint}")
 
 
-# `DRConv2d`'s, beyond those of ``nn.Conv2d``.
+# `DRConv2d`'s beyond those of ``nn.Conv2d``, but for `own_guide`: no toolbox would give a layer its guide.
 OWN_ARGUMENTS = [
-    name for name, p in inspect.signature(DRConv2d).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
+    name
+    for name, p in inspect.signature(DRConv2d).parameters.items()
+    if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "own_guide"
 ]
 
 
@@ -135,7 +137,7 @@ class DRConv:
     ) -> nn.Module:
         """Builds the layer."""
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        refuse_unknown("DRConv has no argument", drconv, OWN_ARGUMENTS)
+        refuse_unknown("DRConv has no argument", drconv, [*OWN_ARGUMENTS, "apply_to", "fallback"])
         fallback = {"type": "Conv2d"} if fallback is None else fallback
         if not isinstance(fallback, dict) or "type" not in fallback:
             raise ValueError(f"fallback must be a conv type's config, dict(type='DCNv2') or the like, got {fallback!r}")

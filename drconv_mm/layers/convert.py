@@ -43,7 +43,7 @@ def convert(
             nothing that may become dynamic, with the reasons; or a generator without the static kernel that weights go
             into. The model is as it was.
     """
-    refuse_unknown("convert has no argument", drconv, OWN_ARGUMENTS)
+    refuse_unknown("convert has no argument", drconv, [*OWN_ARGUMENTS, "apply_to", "include", "exclude"])
     include, exclude = _patterns("include", include), _patterns("exclude", exclude)
     rule, num_regions = ApplyTo.from_config(apply_to), drconv.get("num_regions", 8)
     generator = drconv.get("generator")
@@ -59,7 +59,9 @@ def convert(
     for argument, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(_matches(name, pattern) for name in convolutions):
-                near = difflib.get_close_matches(pattern, convolutions, 3, 0.4)
+                parts = [name.split(".") for name in convolutions]
+                known = {".".join(names[:end]) for names in parts for end in range(1, len(names) + 1)}
+                near = difflib.get_close_matches(pattern.rstrip(".*"), sorted(known), 3, 0.4)
                 raise ValueError(
                     f"{argument}={pattern!r} matches none of the {len(convolutions)} convolutions"
                     f"{'; near misses: ' + ', '.join(near) if near else ''}. "

@@ -19,7 +19,7 @@ Execute = Callable[..., RunResult]
 Outcome = tuple[Run, RunResult | RunFailedError]
 
 
-def run_here(runs: list[Run], execute_run: Execute, report: Callable[[Run, str], None]) -> Iterator[Outcome]:
+def run_here(runs: list[Run], execute_run: Execute, report: Callable[..., None]) -> Iterator[Outcome]:
     """One at a time, so that their times mean something. A failed run does not stop the rest."""
     for run in runs:
         try:

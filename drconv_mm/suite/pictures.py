@@ -149,6 +149,7 @@ def _boxes(canvas: np.ndarray, dataset: Dataset, index: int, found: object) -> t
     objects = [i for i in instances if not i.get("ignore_flag")]
     truth = np.array([i["bbox"] for i in objects], float).reshape(-1, 4), np.array([i["bbox_label"] for i in objects])
     kept = found.pred_instances[found.pred_instances.scores >= SCORE]
+    kept = kept[kept.scores.argsort()]  # the surest is drawn last, over the others
     boxes, labels, scores = (kept[name].cpu().numpy() for name in ("bboxes", "labels", "scores"))
     classes, colors = dataset.metainfo["classes"], _palette(dataset)
     left = _draw_boxes(canvas, truth[0] * scale, [classes[label] for label in truth[1]], [colors[i] for i in truth[1]])

@@ -36,7 +36,8 @@ _TAIL = 25  # lines of a log that a failure shows
 _GRACE = 15  # seconds that a step has to end by itself
 # Such as "Epoch(train)  [3][10/30] ... eta: 0:01:10  time: ... loss: 0.61" and "Iter(train) [ 10/200] ...".
 _LINE = re.compile(
-    r"(Epoch|Iter)\(train\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/(\d+)\].*?eta: (?P<eta>.+?)  .*?\bloss: (?P<loss>\S+)"
+    r"(Epoch|Iter)\(train\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/(\d+)\].*?"
+    r"eta: (?P<eta>(?:\d+ days?, )?\d+:\d+:\d+)  .*?\bloss: (?P<loss>\S+)"
 )
 # For steps that share the cores: threads that spin at barriers keep the other's from working.
 _SHARING = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -72,14 +73,14 @@ class State:
         write_whole(self.path, json.dumps(self.values) + "\n")
 
 
-def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[[str], None] = print) -> RunResult:
+def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., None] = print) -> RunResult:
     """Does what is left of a run.
 
     Args:
         run: The run.
         suite_command: The suite's command line, for the record.
         gpus: Trained by torchrun on so many, where it is more than one.
-        report: Gets a line of progress now and then.
+        report: Gets a line of progress now and then, while training with the seconds that are left of it.
 
     Returns:
         Its record, which is also in ``result.json``.
@@ -120,7 +121,7 @@ def _write_config(run: Run) -> None:
     write_whole(run.folder / "config.py", config.pretty_text)
 
 
-def _train(run: Run, state: State, gpus: int, report: Callable[[str], None]) -> None:
+def _train(run: Run, state: State, gpus: int, report: Callable[..., None]) -> None:
     """From the beginning, or from the last checkpoint."""
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
@@ -249,7 +250,7 @@ def _failure(run: Run, step: str, error: str, tail: list[str] | None = None) -> 
     return RunFailedError(f"{run.name}: {error}; the end of {log}:{lines}")
 
 
-def _progress(run: Run, report: Callable[[str], None], state: State, every: float = 15.0) -> Callable[[str], None]:
+def _progress(run: Run, report: Callable[..., None], state: State, every: float = 15.0) -> Callable[[str], None]:
     """Reads the toolbox's log lines; tells of one now and then."""
     last = 0.0
 
@@ -261,9 +262,15 @@ def _progress(run: Run, report: Callable[[str], None], state: State, every: floa
         last = time.monotonic()
         state.save()
         place = f"epoch {found[2]}/{run.budget}" if found[1] == "Epoch" else f"iteration {found[3]}/{found[4]}"
-        report(f"{place}, loss {found['loss']}, {found['eta']} left")
+        report(f"{place}, loss {found['loss']}, {found['eta']} left", _seconds(found["eta"]))
 
     return on_line
+
+
+def _seconds(eta: str) -> float:
+    """Of mmengine's ``'1 day, 2:03:04'``."""
+    days, hours, minutes, seconds = re.fullmatch(r"(?:(\d+) days?, )?(\d+):(\d+):(\d+)", eta).groups("0")
+    return ((int(days) * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(seconds)
 
 
 def newest_checkpoint(run: Run) -> Path | None:

@@ -125,6 +125,7 @@ class Session:
                 )
             results = [run.result() for run in done]
             claim(self.work_dir, self.suite)
+            print(f"suite {self.suite.name}: looking for the data, and drawing those that are generated", flush=True)
             generate_data(unfinished, self.data_root)
             widths = match_widths(self.suite, self.whole.convs, self.work_dir)
             self.runs = make_plan(self.suite, self.work_dir, self.data_root, self.gpus, widths)
@@ -216,13 +217,13 @@ class _Progress:
         self.jobs = jobs
         self.begin: dict[str, float] = {}
 
-    def step(self, run: Run, text: str) -> None:
-        """While a run goes on."""
+    def step(self, run: Run, text: str, seconds_left: float = 0.0) -> None:
+        """While a run goes on; ``seconds_left`` is what its training says itself."""
         begin = self.begin.setdefault(run.name, time.monotonic())
         rest = self.clock.left([other for other in self.left if other is not run])
         own = self.clock.estimate(run)
         if rest is not None and own is not None:
-            rest += max(0.0, own - (time.monotonic() - begin))
+            rest += max(seconds_left, own - (time.monotonic() - begin))
             text += f"; suite: about {duration(rest / self.jobs)} left"
         print(f"{self.number[run.name]} {run.name}: {text}", flush=True)
 

@@ -55,6 +55,8 @@ def test_a_pattern_that_matches_nothing_names_near_misses():
     model = resnet18(weights=None)
     with pytest.raises(ValueError, match=r"include='layer1.0.conv' matches none of the 20 .*layer1.0.conv1"):
         convert(model, include="layer1.0.conv")
+    with pytest.raises(ValueError, match=r"include='layr1.\*' matches none .*near misses: layer1, "):
+        convert(model, include="layr1.*")
     with pytest.raises(ValueError, match="exclude='head' matches none"):
         convert(model, exclude="head")
     assert not any(isinstance(module, DRConv2d) for module in model.modules())

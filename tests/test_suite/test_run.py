@@ -144,16 +144,16 @@ LINES = [
 
 def test_progress_of_the_toolboxes_lines(run):
     told = []
-    on_line = _progress(run, told.append, State(run.folder / "state.json"), every=0)
+    on_line = _progress(run, lambda *what: told.append(what), State(run.folder / "state.json"), every=0)
     for line in LINES:
         on_line(line)
     assert told == [
-        "epoch 3/4, loss 0.6143, 0:01:10 left",
-        "epoch 12/4, loss nan, 1 day, 2:01:10 left",
-        "iteration 10/200, loss 2.5000, 0:00:09 left",
+        ("epoch 3/4, loss 0.6143, 0:01:10 left", 70),
+        ("epoch 12/4, loss nan, 1 day, 2:01:10 left", 26 * 3600 + 70),
+        ("iteration 10/200, loss 2.5000, 0:00:09 left", 9),
     ]
     told.clear()
-    on_line = _progress(run, told.append, State(run.folder / "state.json"), every=1000)
+    on_line = _progress(run, lambda *what: told.append(what), State(run.folder / "state.json"), every=1000)
     for line in LINES:
         on_line(line)
     assert len(told) == 1

@@ -162,6 +162,16 @@ class TestHints:
         text = "_base_ = 'mmdet::ssd/ssd300_coco.py'\nmodel = dict(backbone=dict(init_cfg=None))\n"
         self.hinted(config(tmp_path, text), [KEY], "takes no conv_cfg", "drconv_mm.Retrofit")
 
+    @pytest.mark.parametrize("conv_type", ["drconv_mm.DRConvv", "drconv.DRConv"])
+    def test_a_conv_type_with_a_typo(self, tmp_path, conv_type):
+        path = config(tmp_path, BASE + "model = dict(backbone=dict(init_cfg=None))\n")
+        self.hinted(path, [KEY.replace("drconv_mm.DRConv", conv_type)], "not known", "type='drconv_mm.DRConv'")
+
+    def test_no_data(self, tmp_path):
+        text = BASE + "model = dict(backbone=dict(init_cfg=None))\n"
+        options = [KEY, f"train_dataloader.dataset.data_root={tmp_path}/nowhere"]
+        self.hinted(config(tmp_path, text), options, "is not there", "data_root of the dataloaders")
+
     def test_conv_cfg_of_none(self, tmp_path):
         path = config(tmp_path, BASE + "model = dict(backbone=dict(conv_cfg=None))\n")
         self.hinted(path, [KEY], "conv_cfg._delete_=True")

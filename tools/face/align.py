@@ -111,7 +111,9 @@ def main() -> None:
     args = parse_args()
     try:
         faces = list(read_landmarks(args.landmarks))
-    except (OSError, ValueError) as problem:
+    except OSError as problem:
+        sys.exit(f"align.py: error: {problem}; expected a file with lines 'path x1 y1 ... x5 y5', or JSON")
+    except ValueError as problem:
         sys.exit(f"align.py: error: {problem}")
     if not faces:
         sys.exit(f"align.py: error: {args.landmarks} has no landmarks; expected lines 'path x1 y1 ... x5 y5'")

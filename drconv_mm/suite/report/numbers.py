@@ -16,7 +16,7 @@ COLUMN_UNITS = {
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 
 
-def format_number(value: float, unit: str = "", sign: bool = False) -> str:
+def format_number(value: float, unit: str = "", sign: bool = False, decimals: int = 0) -> str:
     """A number for people.
 
     Args:
@@ -24,6 +24,7 @@ def format_number(value: float, unit: str = "", sign: bool = False) -> str:
         unit: ``''`` (a metric from 0 to 1), ``'%'``, ``'count'``, ``'seconds'``, ``'bytes'``, ``'ratio'`` or ``'p'``
             (of a test). Metrics are written without their unit, which the column names.
         sign: Whether a plus is written as well.
+        decimals: Of a metric, where more are wanted than the usual ones.
 
     Raises:
         ValueError: Unknown unit.
@@ -33,7 +34,7 @@ def format_number(value: float, unit: str = "", sign: bool = False) -> str:
     lead = MINUS if value < 0 else "+" if sign else ""
     value = abs(value)
     if unit in _DECIMALS:
-        text = f"{value:.{_DECIMALS[unit]}f}"
+        text = f"{value:.{max(_DECIMALS[unit], decimals)}f}"
         return text if float(text) == 0 else lead + text  # no sign before a zero
     if unit in ("count", "bytes"):
         scale, prefix = next((pair for pair in _PREFIXES if value >= 0.9995 * pair[0]), _PREFIXES[-1])

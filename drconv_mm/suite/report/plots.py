@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator
 
 from .numbers import format_number
 from .tables import Row, Task
@@ -128,7 +128,7 @@ def difference_plot(task: Task, looks: Looks) -> Plot | None:
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(_formatter(task.unit, sign=True))
+        axes.xaxis.set_major_formatter(_Ticks(task.unit, sign=True))
         axes.margins(x=0.12)
         points = ", points" if task.unit == "%" else ""
         axes.set_xlabel(f"{task.metric['label']} less {_short(task.baseline_conv)}'s{points}")
@@ -165,13 +165,14 @@ def cost_plot(task: Task, looks: Looks, cost: str) -> Plot:
             )  # fmt: skip
         axes.margins(0.15)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(_formatter(unit))
-        axes.yaxis.set_major_formatter(_formatter(task.unit))
+        axes.xaxis.set_major_formatter(_Ticks(unit))
+        axes.yaxis.set_major_formatter(_Ticks(task.unit))
         axes.set_xlabel(label)
         axes.set_ylabel(task.metric_name)
         _legend(figure, task.rows, looks, line=False)
         svg = _svg(figure)
-    caption = f"{task.metric['label']} against {label}; bars are one standard deviation over the seeds."
+    caption = f"{task.metric['label']} against {label}"
+    caption += "; bars are one standard deviation over the seeds." if _has_seeds(task) else "."
     return Plot(f"{task.name}_{cost}", svg, f"{task.metric['label']} against {label}: {', '.join(found)}.", caption)
 
 
@@ -204,12 +205,13 @@ def curve_plot(task: Task, looks: Looks, curve: str) -> Plot | None:
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(_formatter("" if curve == "loss" else task.unit))
+        axes.yaxis.set_major_formatter(_Ticks("" if curve == "loss" else task.unit))
         axes.set_xlabel("iteration")
         axes.set_ylabel(label)
         _legend(figure, task.rows, looks, marker=curve != "loss")
         svg = _svg(figure)
-    caption = f"{label[0].upper()}{label[1:]} by iteration: thin lines are seeds, thick ones their mean."
+    caption = f"{label[0].upper()}{label[1:]} by iteration"
+    caption += ": thin lines are seeds, thick ones their mean." if _has_seeds(task) else "."
     return Plot(f"{task.name}_{curve}", svg, f"{label}, from first to last: {', '.join(found)}.", caption)
 
 
@@ -252,8 +254,22 @@ def share_plot(task: Task, row: Row) -> Plot | None:
     return Plot(f"{task.name}_{row.conv}_regions", svg, alt, caption)
 
 
-def _formatter(unit: str, sign: bool = False) -> FuncFormatter:
-    return FuncFormatter(lambda value, _: format_number(value, unit, sign))
+def _has_seeds(task: Task) -> bool:
+    """Whether there is a spread to be seen."""
+    return any(row.summary("value").n > 1 for row in task.rows)
+
+
+class _Ticks(Formatter):
+    """`format_number`, with as many decimals as tell the ticks of an axis apart."""
+
+    def __init__(self, unit: str, sign: bool = False):
+        self.unit, self.sign = unit, sign
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        """The text of a tick."""
+        step = min(np.diff(self.locs), default=1.0)
+        decimals = next((d for d in range(8) if abs(round(step, d) - step) < 1e-6 * step), 8)
+        return format_number(value, self.unit, self.sign, decimals)
 
 
 def _short(name: str, most: int = 26) -> str:

@@ -129,9 +129,12 @@ class Task:
             for judgement in ("better", "worse")
         }
         said = [f"{convs} did {judgement}" for judgement, convs in found.items() if convs]
-        most = seeds(max(row.difference.n for row in compared))
+        number = max(row.difference.n for row in compared)
+        most = seeds(number)
+        if number == 1:
+            return f"One seed: whether there is a difference to {self.baseline_conv} it cannot tell."
         if not said:
-            return f"No difference to {self.baseline_conv} that {most} support{'s' * (most == '1 seed')}."
+            return f"No difference to {self.baseline_conv} that {most} support."
         return f"{', '.join(said)} than {self.baseline_conv}, supported by {most}."
 
     def findings(self) -> list[str]:
