@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from pathlib import Path
 
 import pytest
 
 from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.launch import run_jobs
+from drconv_mm.suite.lock import locked
 from drconv_mm.suite.results import RunResult
 from drconv_mm.suite.run import RunFailedError
 
@@ -29,8 +31,19 @@ def crash(run) -> RunResult:
     os._exit(3)
 
 
-def no_space(run) -> RunResult:
-    raise DiskFullError("here")
+def lock_of(run) -> Path:
+    return run.folder.parents[1] / "lock"
+
+
+def no_space(run) -> None:
+    """Once the job beside it, which takes long, has begun."""
+    if run.conv == "DRConv":
+        with locked(lock_of(run), "it"):
+            time.sleep(120)
+    for _ in range(1200):
+        if lock_of(run).exists():
+            raise DiskFullError("here")
+        time.sleep(0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +86,24 @@ def test_crashed_job(runs, tmp_path):
     assert isinstance(found, RunFailedError) and "its job" in str(found) and str(tmp_path) in str(found)
 
 
-def test_full_disk_stops_the_suite(runs, tmp_path):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_so_many_jobs_at_once(runs, tmp_path, jobs):
+    """With submitit's cluster of this process, whose jobs run when they are asked for."""
+    told = []
+    parameters = {"timeout_min": 5}
+    for run, _ in run_jobs(runs, execute, "debug", tmp_path, jobs, parameters, lambda run, _: told.append(run.conv)):
+        told.append(f"{run.conv} ended")
+    expected = ["Conv2d", "Conv2d ended", "DRConv", "DRConv ended"]
+    assert told == (expected if jobs == 1 else [*expected[::2], *expected[1::2]])
+
+
+def test_full_disk_stops_the_suite_and_its_jobs(runs, tmp_path):
     with pytest.raises(DiskFullError):
-        launch(runs[:1], no_space, tmp_path)
+        launch(runs, no_space, tmp_path)
+    for _ in range(60):
+        try:
+            with locked(lock_of(runs[1]), "it"):
+                return  # its process has ended
+        except SuiteError:
+            time.sleep(1)
+    pytest.fail("a job goes on")

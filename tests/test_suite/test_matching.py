@@ -52,6 +52,21 @@ def test_found_once_and_kept(suite, tmp_path):
     assert match_widths(replace(suite, convs=convs), convs, tmp_path) == known
 
 
+def test_no_width_comes_close(suite, monkeypatch):
+    """A network that gets no dearer the wider it is, beside 200 with DRConv: 3 % are 6."""
+    task = replace(suite.tasks["shapes"], widen={**suite.tasks["shapes"].widen, "follow": {}})
+    monkeypatch.setattr("drconv_mm.suite.matching.build_model", lambda config: config)
+    monkeypatch.setattr(
+        "drconv_mm.suite.matching.count_cost",
+        lambda config, shape: (200 if "conv_cfg" in config.model.backbone else standard, 0),
+    )
+    standard = 194
+    assert match_width(task, suite.convs["DRConv"])["multiply_adds"] == 194
+    standard = 193
+    with pytest.raises(SuiteError, match="gives 200 multiply-adds within 3%; the nearest has 193"):
+        match_width(task, suite.convs["DRConv"])
+
+
 def test_widths_that_do_not_fit(suite):
     # ShuffleNetV2 knows four widths.
     with pytest.raises(SuiteError, match=r"the network can't be built with model.backbone.widen_factor=2.25"):

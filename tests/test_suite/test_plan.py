@@ -101,6 +101,18 @@ def test_validations_are_the_suites_alone(suite, tmp_path):
     assert (loop.val_begin, loop.dynamic_intervals, loop.val_interval) == (1, None, 2)
 
 
+@pytest.mark.parametrize(("length", "between_checkpoints", "between_logs"), [(4, 1, 4), (120, 12, 10)])
+def test_checkpoints_and_logs_of_any_length(suite, tmp_path, length, between_checkpoints, between_logs):
+    """About ten checkpoints, of which one may be half written; a short training logs its loss, too."""
+    task, config = suite.tasks["shapes"], tmp_path / "iterations.py"
+    loop = "train_cfg = dict(_delete_=True, by_epoch=False, max_iters=100)"
+    config.write_text(f"_base_ = '{task.config}'\n{loop}\ndefault_hooks = dict(logger=dict(interval=10))\n")
+    task = replace(task, config=config, epochs=None, iterations=length, options={})
+    hooks = parsed(make_plan(replace(suite, tasks={"shapes": task}), tmp_path, tmp_path)[0]).default_hooks
+    assert (hooks.checkpoint.interval, hooks.checkpoint.max_keep_ckpts) == (between_checkpoints, 2)
+    assert hooks.logger.interval == between_logs
+
+
 def test_nested_settings_and_a_config_that_says_none(tmp_path):
     config = tmp_path / "none.py"
     config.write_text(

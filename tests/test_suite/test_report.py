@@ -18,7 +18,8 @@ from scipy import stats
 from drconv_mm.suite.report import write_report
 from drconv_mm.suite.report.html import text_blocks
 from drconv_mm.suite.report.numbers import format_number
-from drconv_mm.suite.report.plots import DARK, LIGHT
+from drconv_mm.suite.report.plots import DARK, LIGHT, share_plot
+from drconv_mm.suite.report.tables import collect
 from drconv_mm.suite.results import CSV_COLUMNS
 
 from .example_results import COMMAND, CONVS, TASKS, example_result, example_results, write_run
@@ -239,6 +240,8 @@ def test_one_seed_claims_nothing(tmp_path):
     rows = page.one("table", data_task="cells").one("tbody").text
     assert "±" not in rows and "p =" not in rows
     assert not list(page.all("span", data_part="low"))
+    svg = (tmp_path / "report/figures/cells_difference.svg").read_text()
+    assert f"fill: {LIGHT['paper']}; stroke: {LIGHT['series-1']}" in svg  # hollow
 
 
 def test_one_conv_has_nothing_to_compare(tmp_path):
@@ -313,6 +316,40 @@ def test_lower_can_be_better(tmp_path):
     page, text, _ = report(tmp_path, results)
     assert "DRConv mixture did worse than Conv2d, supported by 3 seeds." in text
     assert "✗ worse, higher, supported" in page.one("tr", data_conv="DRConv mixture").text
+    svg = (tmp_path / "report/figures/cells_difference.svg").read_text()
+    assert f"fill: {LIGHT['series-1']}; stroke: {LIGHT['series-1']}" in svg  # filled
+
+
+def content(tmp_path: Path, results):
+    return collect(tmp_path, results, None, title="", command="", conclusions=None, baseline_conv="Conv2d")
+
+
+def test_where_when_and_how_long(tmp_path):
+    """The environment of most runs comes first."""
+    facts = (("a", "2000-01-02"), ("b", "2000-01-03"), ("b", "2000-01-01"))
+    found = content(
+        tmp_path,
+        [
+            example_result(seed=seed, seconds=5400.0, environment={"cpu": cpu}, finished=f"{day}T00:00:00+00:00")
+            for seed, (cpu, day) in enumerate(facts)
+        ],
+    )
+    assert found.environments == [({"cpu": "b"}, 2), ({"cpu": "a"}, 1)]
+    assert (found.dates, found.hours) == ("2000-01-01 to 2000-01-03", 4.5)
+
+
+def test_region_shares_are_means_by_rank_drawn_the_largest_first(tmp_path):
+    results = [
+        example_result(conv="DRConv mixture", seed=seed, regions={"conv": {"num_regions": 3, "shares": shares}})
+        for seed, shares in enumerate(([0.2, 0.5, 0.3], [0.7, 0.1, 0.2]))
+    ]
+    (task,) = content(tmp_path, results).tasks
+    assert task.rows[0].layers[0].shares == pytest.approx([0.6, 0.25, 0.15])
+    svg = share_plot(task, task.rows[0]).svg
+    bars = re.findall(r'<path d="M ([\d.]+) [^"]*L ([\d.]+) [\d.]+ \nz', svg.split("PolyCollection")[1])
+    edges = [(float(left), float(right)) for left, right in bars]
+    whole = edges[-1][1] - edges[0][0]
+    assert [(right - left) / whole for left, right in edges] == pytest.approx([0.6, 0.25, 0.15], rel=1e-4)
 
 
 def test_a_diverged_run_is_a_result(tmp_path):
@@ -378,15 +415,15 @@ def test_damaged_pictures_are_left_out(tmp_path, damage):
     assert len(list(page.all("img"))) == {"list": 0, "picture": 3, "away": 0}[damage]
 
 
-def test_results_that_make_no_report():
+def test_results_that_make_no_report(tmp_path):
     with pytest.raises(ValueError, match="at least one finished run, got none"):
-        report(Path("nowhere"), [])
+        report(tmp_path, [])
     one = example_result()
     with pytest.raises(ValueError, match="holds task 'cells', conv 'Conv2d', seed 0 twice"):
-        report(Path("nowhere"), [one, one])
+        report(tmp_path, [one, one])
     with pytest.raises(ValueError, match="task 'cells' has results of two metrics"):
-        report(Path("nowhere"), [one, replace(one, seed=1, metric={**one.metric, "name": "other"})])
-    assert not Path("nowhere").exists()
+        report(tmp_path, [one, replace(one, seed=1, metric={**one.metric, "name": "other"})])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])

@@ -18,7 +18,7 @@ from drconv_mm.suite.lock import locked
 from drconv_mm.suite.plan import claim
 from drconv_mm.suite.results import ResultError, RunResult
 from drconv_mm.suite.run import RunFailedError
-from drconv_mm.suite.session import Session, duration
+from drconv_mm.suite.session import Session, _Clock, _Progress, duration
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +80,19 @@ def test_report_is_of_all_that_is_finished(suite, session, capsys):
     rows = (session.work_dir / "report/results.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows] == ["conv", "Conv2d", "DRConv"]
     assert "It is a tie." in (session.work_dir / "report/report.md").read_text()
+
+
+def test_report_is_in_the_suites_order(suite, tmp_path):
+    tasks = {name: replace(suite.tasks["shapes"], name=name) for name in ("shapes", "cells")}
+    suite = replace(suite, tasks=tasks, convs={"DRConv": suite.convs["DRConv"], "Conv2d": None}, baseline="DRConv")
+    session = Session(suite, seeds=2, work_dir=tmp_path / "work", data_root=tmp_path / "data")
+    for run in session.runs:
+        finish(run)
+    session.run(resume=True)
+    rows = (session.work_dir / "report/results.csv").read_text().splitlines()[1:]
+    assert [tuple(row.split(",")[:3]) for row in rows] == [
+        (task, conv, seed) for task in ("shapes", "cells") for conv in ("DRConv", "Conv2d") for seed in "01"
+    ]
 
 
 def test_runs_that_are_there_need_resume(session):
@@ -233,6 +246,33 @@ def test_full_disk_between_the_runs(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["suite.py", str(ROOT / "configs/suite/sample.py"), "--work-dir", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"error: the disk is full \(suite.json\); finished runs are kept"):
         suite_tool.main()
+
+
+def test_jobs_get_what_was_asked_for(suite, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("drconv_mm.suite.session.run_jobs", lambda *arguments: asked.append(arguments) or [])
+    session = Session(suite, gpus=2, work_dir=tmp_path / "work", data_root=tmp_path / "data")
+    session.run(resume=False, launcher="slurm", jobs=3, parameters={"timeout_min": 60})
+    ((_, _, cluster, _, jobs, options, _),) = asked
+    assert (cluster, jobs, options) == ("slurm", 3, {"gpus_per_node": 2, "timeout_min": 60})
+
+
+def test_time_of_a_run_is_of_the_nearest_that_are_known(runs):
+    standard, dynamic = runs
+    cells, other = (replace(dynamic, task=replace(dynamic.task, name=name)) for name in ("cells", "other"))
+    clock = _Clock(runs, [record(standard, 10), record(standard, 20), record(cells, 90)])
+    assert [clock.estimate(run) for run in (standard, dynamic, cells, other)] == [15, 15, 90, 40]
+    clock.add(record(dynamic, 50))
+    assert [clock.estimate(run) for run in (standard, dynamic)] == [15, 50]
+
+
+def test_jobs_share_the_time_that_is_left(runs, capsys):
+    standard = runs[0]
+    progress = _Progress(runs, runs, [record(run, 36_000) for run in runs], jobs=2)
+    progress.step(standard, "begins")
+    progress.end(standard, record(standard, 36_000))
+    begin, end = capsys.readouterr().out.splitlines()
+    assert begin.endswith("begins; suite: about 10 h 00 min left") and end.endswith("suite: about 5 h 00 min left")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (119, "119 s"), (600, "10 min"), (12_000, "3 h 20 min")])
