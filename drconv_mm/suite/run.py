@@ -375,14 +375,14 @@ def _relative(part: str) -> str:
     return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else part
 
 
-def git_commit() -> str | None:
+def git_commit(root: Path = ROOT) -> str | None:
     """The project's commit, with ``+`` behind it where tracked files differ; None outside a clone."""
-    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return None
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=False
         ).stdout.strip()
 
     head = git("rev-parse", "HEAD")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from drconv_mm.memory import KEEP_FREED_MEMORY
 from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.lock import locked
 from drconv_mm.suite.run import (
@@ -19,8 +22,10 @@ from drconv_mm.suite.run import (
     State,
     _call,
     _collect,
+    _curves,
     _progress,
     _step,
+    _train,
     _train_command,
     execute,
     git_commit,
@@ -29,21 +34,26 @@ from drconv_mm.suite.run import (
 
 
 def python(text: str) -> list[str]:
-    return [sys.executable, "-c", text]
+    """A process that fails, and says where it was, after a time that none needs."""
+    deadline = "import faulthandler; faulthandler.dump_traceback_later(120, exit=True)"
+    return [sys.executable, "-c", f"{deadline}\n{text}"]
+
+
+def wait_for(sign: Path) -> str:
+    return f"import os, time\nwhile not os.path.exists({str(sign)!r}): time.sleep(0.01)"
 
 
 def test_step_is_logged_and_measured(run, tmp_path):
     """Its own peak, not the larger one of the process that starts it."""
     ballast = b"x" * 500_000_000
-    pipe, lines = tmp_path / "pipe", []
-    os.mkfifo(pipe)
+    sign, lines = tmp_path / "sign", []
 
     def on_line(line: str) -> None:
         lines.append(line)
         if line == "one\n":  # until now the process was there to be measured
-            pipe.write_text("")
+            sign.touch()
 
-    text = f"data = b'x' * 200_000_000; print('one', flush=True); open({str(pipe)!r}).read(); print('two')"
+    text = f"data = b'x' * 200_000_000; print('one', flush=True)\n{wait_for(sign)}\nprint('two')"
     peak = _call(run, python(text), "train", on_line)
     assert lines == ["one\n", "two\n"] and 200e6 < peak < 300e6 < len(ballast)
     assert (run.folder / "train.log").read_text().endswith("one\ntwo\n")
@@ -78,17 +88,17 @@ def test_interrupted_suite_ends_its_step(run):
 
 
 def test_two_steps_side_by_side(run, tmp_path):
-    sign = str(tmp_path / "sign")
-    with _step(run, python(f"print('beside'); open({sign!r}, 'w')"), "inspection"):
-        _call(run, python(f"import os, time\nwhile not os.path.exists({sign!r}): time.sleep(0.01)"), "test")
+    sign = tmp_path / "sign"
+    with _step(run, python(f"print('beside'); open({str(sign)!r}, 'w')"), "inspection"):
+        _call(run, python(wait_for(sign)), "test")
     assert (run.folder / "inspection.log").read_text().endswith("beside\n")
 
 
-def test_a_step_does_not_outlive_the_one_beside_it(run):
-    forever = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
-    log = run.folder / "inspection.log"
+def test_a_step_does_not_outlive_the_one_beside_it(run, tmp_path):
+    sign, log = tmp_path / "sign", run.folder / "inspection.log"
+    forever = f"import os, time; print(os.getpid(), flush=True); open({str(sign)!r}, 'w'); time.sleep(1000)"
     with pytest.raises(RunFailedError, match="test ended with exit code 3"), _step(run, python(forever), "inspection"):
-        _call(run, python(f"while open({str(log)!r}).read().count('\\n') < 2: pass\nraise SystemExit(3)"), "test")
+        _call(run, python(f"{wait_for(sign)}\nraise SystemExit(3)"), "test")
     with pytest.raises(ChildProcessError):
         os.waitpid(int(log.read_text().splitlines()[-1]), os.WNOHANG)
 
@@ -117,6 +127,40 @@ def test_full_disk_of_the_suite(run):
         execute(run, "suite.py", report=lambda text: None)
 
 
+def test_steps_beside_each_other_keep_their_memory_and_leave_the_cores(run, monkeypatch):
+    expected = {**KEEP_FREED_MEMORY, "OMP_WAIT_POLICY": "PASSIVE"}
+    for name in expected:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("_inspection_command", "_test_command"):
+        text = "import json, os; print(json.dumps(dict(os.environ)))"
+        monkeypatch.setattr(f"drconv_mm.suite.run.{name}", lambda *_, text=text: python(text))
+    monkeypatch.setattr("drconv_mm.suite.run.newest_checkpoint", lambda run: run.folder / "epoch_4.pth")
+    State(run.folder / "state.json").save(trained=True)
+    with pytest.raises(RunFailedError, match="wrote no results"):
+        execute(run, "suite.py", report=lambda text: None)
+    for step in ("inspection", "test"):
+        found = json.loads((run.folder / f"{step}.log").read_text().splitlines()[-1])
+        assert found.items() >= expected.items(), step
+
+
+def test_a_run_that_is_tried_again_has_not_failed_yet(run, monkeypatch):
+    (run.folder / "failed.json").touch()
+    states = []
+    monkeypatch.setattr("drconv_mm.suite.run._train", lambda run, *_: states.append(run.state()))
+    with pytest.raises(RunFailedError, match="without a whole checkpoint"):
+        execute(run, "suite.py", report=lambda text: None)
+    assert states == ["started"] and run.state() == "failed"
+
+
+@pytest.mark.parametrize(("peak", "expected"), [(5, 7), (9, 9)])
+def test_peak_is_of_all_sittings(run, monkeypatch, peak, expected):
+    state = State(run.folder / "state.json")
+    state.save(peak_memory_bytes=7)
+    monkeypatch.setattr("drconv_mm.suite.run._call", lambda *_: peak)
+    _train(run, state, 0, lambda text: None)
+    assert state.values["peak_memory_bytes"] == expected
+
+
 def test_several_gpus_are_left_to_torchrun(run):
     command = _train_command(run, 4)
     assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
@@ -125,13 +169,13 @@ def test_several_gpus_are_left_to_torchrun(run):
 
 
 def test_state_outlives_its_process(tmp_path):
-    first = State(tmp_path / "state.json")
+    path = tmp_path / "state.json"
+    first = State(path)
     first.save(trained=True)
-    again = State(tmp_path / "state.json")
-    assert again.values["trained"] and again.values["started"] == first.values["started"]
-    again.values["seconds"] = 0
-    again.save()
-    assert again.values["seconds"] >= first.values["seconds"]
+    path.write_text(json.dumps({**first.values, "seconds": 100.0}))
+    State(path).save()
+    again = State(path).values
+    assert again["trained"] and again["started"] == first.values["started"] and again["seconds"] >= 100
 
 
 LINES = [
@@ -204,6 +248,13 @@ def test_checkpoint_to_go_on_from(run):
     assert newest() == "epoch_4.pth"
 
 
+def test_curves_are_by_iteration_and_the_time_is_a_median(run):
+    rows = [{"loss": float(step), "time": time, "step": step} for step, time in ((3, 9.0), (1, 1.0), (2, 2.0))]
+    rows += [{"accuracy/top1": 10.0 * step, "step": step} for step in (3, 1)]
+    curves, seconds = _curves(run, rows)
+    assert curves == {"loss": [[1, 1.0], [2, 2.0], [3, 3.0]], "metric": [[1, 10.0], [3, 30.0]]} and seconds == 2
+
+
 HOLD = """
 import sys, subprocess
 from pathlib import Path
@@ -234,14 +285,14 @@ def test_lock_keeps_others_out_and_is_freed_by_death(tmp_path):
 
 def test_lock_is_kept_by_a_training_that_outlives_its_suite(tmp_path):
     path = tmp_path / "lock"
-    child = "subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], close_fds=False)"
+    child = f"subprocess.Popen({python('import sys; sys.stdin.read()')}, close_fds=False)"
     holder = hold(path, f"{child}; print('held', flush=True); import os; os._exit(0)")
     assert holder.stdout.readline() == "held\n"
     holder.wait()
     with pytest.raises(SuiteError, match="in use"), locked(path, "it"):
         pass
-    holder.stdin.close()  # ends the child, whose standard output then closes
-    assert holder.stdout.read() == ""
+    # Closes its standard input, which ends the child, whose standard output then closes.
+    assert holder.communicate(timeout=120)[0] == ""
     with locked(path, "it"):
         pass
 
@@ -260,7 +311,9 @@ def left_behind(run, **metrics) -> State:
 
 
 def test_record_is_put_together(run):
-    result = _collect(run, left_behind(run, **{"accuracy/top1": 40.0, "accuracy/top5": 90.0}), "suite.py", ["python"])
+    state = left_behind(run, **{"accuracy/top1": 40.0, "accuracy/top5": 90.0})
+    result = _collect(run, state, "suite.py", [sys.executable, str(Path.cwd() / "train.py"), "/elsewhere/config.py"])
+    assert result.command == ["python", "train.py", "/elsewhere/config.py"]  # nothing of this machine's
     assert result.value == 40 and result.metrics == {"accuracy/top1": 40.0, "accuracy/top5": 90.0}
     assert result.seconds_per_iteration == 0.5 and result.peak_memory_bytes == 300 * 2**20  # a GPU's
 
@@ -288,6 +341,19 @@ def test_commits_of_all_sittings(run, monkeypatch):
     assert result.git_commit == f"{'a' * 40}, {'b' * 40}"
 
 
-def test_commit():
-    commit = git_commit()
-    assert commit is None or len(commit.rstrip("+")) == 40
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_commit_says_where_tracked_files_differ(tmp_path):
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True)
+
+    assert git_commit(tmp_path) is None
+    git("init", "--quiet")
+    (tmp_path / "file").touch()
+    git("add", "file")
+    git("commit", "--quiet", "--message=one")
+    (tmp_path / "untracked").touch()
+    commit = git_commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "file").write_text("changed")
+    assert git_commit(tmp_path) == f"{commit}+"
