@@ -151,8 +151,11 @@ def save_picture(path: str | Path, picture: np.ndarray) -> None:
         OSError: The file could not be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded, data = cv2.imencode(path.suffix or ".png", picture[..., ::-1])
+    try:
+        encoded, data = cv2.imencode(path.suffix or ".png", picture[..., ::-1])
+    except cv2.error:  # of a suffix that names no format
+        encoded = False
     if not encoded:
         raise OSError(f"{path}: the picture could not be encoded; use a name ending in .png or .jpg")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())

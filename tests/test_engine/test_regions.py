@@ -7,6 +7,7 @@ from torch import nn
 
 from drconv_mm import DRConv2d
 from drconv_mm.engine.regions import (
+    PALETTE,
     RegionRecorder,
     color_regions,
     draw_regions,
@@ -83,14 +84,31 @@ def test_recorder_keeps_a_layers_first_run_in_the_order_of_channels_that_the_mod
     assert (tiles[0] == expected[..., ::-1]).all() and (tiles[1] == expected).all()
 
 
+def test_recorder_keeps_chosen_layers_and_draws_so_many_spread_over_the_model():
+    model, image = nn.Sequential(*(DRConv2d(3, 3, 3, padding=1) for _ in range(5))), torch.rand(1, 3, 24, 20) * 255
+    pictures = []
+    for arguments in (dict(layers=["0", "2", "4"]), dict(max_layers=3)):
+        with RegionRecorder(model, **arguments) as recorder:
+            model(image)
+        pictures.append(recorder.picture(image[0]))
+    assert np.array_equal(*pictures)
+
+
 def test_picture_has_rows_of_four():
     image = np.zeros((60, 240, 3), np.uint8)
     maps = {f"layer{i}": (np.zeros((6, 24), np.uint8), 8) for i in range(5)}
     assert draw_regions(image, maps).shape == (2 * (60 + 18), 4 * 240, 3)
 
 
+def test_alpha_is_the_weight_of_the_map():
+    image = np.full((60, 240, 3), 100, np.uint8)
+    picture = draw_regions(image, dict(layer=(np.zeros((6, 24), np.uint8), 8)), alpha=0.75)
+    assert (picture[18:, :240] == 100).all() and (picture[18:, 240:] == (0.75 * PALETTE[0] + 25).astype(np.uint8)).all()
+
+
 def test_save_picture(tmp_path):
     save_picture(tmp_path / "a/b.png", np.zeros((4, 4, 3), np.uint8))
     assert (tmp_path / "a/b.png").stat().st_size > 0
-    with pytest.raises(Exception, match=r"."):
-        save_picture(tmp_path / "a/b.nonsense", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(OSError, match=r"c/b.nonsense: .* use a name ending in .png or .jpg"):
+        save_picture(tmp_path / "c/b.nonsense", np.zeros((4, 4, 3), np.uint8))
+    assert not (tmp_path / "c").exists()
