@@ -73,6 +73,21 @@ def test_script_runs(text, capsys):
         assert found["pred_scores"].shape == (4,)
 
 
+# By tool: the lines that it must print.
+PRINTED = {
+    "convert.py": [
+        r"^\| layer \| input \| parameters \| multiply-adds at 224x224 \| filters an image \|$",
+        r"^\| backbone\.layers\.0\.\S+ \| \d+x28x28 \| [\d.]+ K to [\d.]+ K \| [\d.]+ M to [\d.]+ M \| [\d.]+ MB \|$",
+        r"^\| all \|  \| [\d.]+ K to [\d.]+ K \| [\d.]+ M to [\d.]+ M \| [\d.]+ MB \|$",
+        r"^wrote \S+/out/shufflenet-v2-0.5x_caltech20-96x96-drconv.py and .pth$",
+    ],
+    "count_flops.py": [
+        r"^\| config \| input \| convolution \| guide \| generator \| linear \| total \| parameters \|$",
+        r"^\| shufflenet-v2-0.5x-drconv_8xb128_in1k \| 224x224 (\| [\d.]+ M ){5}\| [\d.]+ M \(convolution .*\) \|$",
+    ],
+}
+
+
 @pytest.mark.parametrize("text", COMMANDS)
 def test_command_runs(text, tmp_path):
     config = "configs/classification/shufflenet-v2-0.5x_caltech20-96x96.py"
@@ -84,4 +99,5 @@ def test_command_runs(text, tmp_path):
     command = [sys.executable, *shlex.split(text)[1:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "| total |" in done.stdout or "| all |" in done.stdout or "total" in done.stdout
+    patterns = PRINTED[Path(command[1]).name]
+    assert [pattern for pattern in patterns if not re.search(pattern, done.stdout, re.MULTILINE)] == []

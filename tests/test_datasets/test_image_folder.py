@@ -31,15 +31,25 @@ def test_all_classes_or_some_in_their_order(root):
         ("nothing/test", None, r"no folder \S+test; found not even its parent folder"),
         ("train/stripes_rim", None, r"has no class folders; found in \S+: 000000.png, 000001.png"),
         ("train", ["stripes_rim", "cat"], r"no class folder 'cat'; found in \S+: stripes_above/, .*stripes_rim/"),
-        (".", None, r"annotations has no image; found in \S+: a.json"),
     ],
 )
 def test_a_wrong_layout_says_what_was_looked_for_and_found(root, folder, classes, message):
-    if folder == ".":
-        (root / "annotations").mkdir()
-        (root / "annotations/a.json").touch()
     with pytest.raises(FileNotFoundError, match=r"looked for \S+/<class>/<image>\{.jpg,.*" + message):
         scan_image_folder(root / folder, classes)
+
+
+def test_a_class_folder_without_an_image_is_an_error(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/a.json").touch()
+    with pytest.raises(FileNotFoundError, match=r"looked for .*annotations has no image; found in \S+: a.json"):
+        scan_image_folder(tmp_path)
+
+
+def test_hidden_folders_are_no_classes_and_suffixes_may_be_capitals(tmp_path):
+    for name in (".cache/a.jpg", "cat/b.JPG"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert scan_image_folder(tmp_path) == ([tmp_path / "cat/b.JPG"], [0], ["cat"])
 
 
 def test_a_long_listing_is_cut(tmp_path):
