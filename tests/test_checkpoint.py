@@ -42,6 +42,8 @@ def trained():
     meta = {
         "epoch": 3,
         "iter": 12,
+        "seed": 7,
+        "mmengine_version": "0.10.7",
         "cfg": "work_dir = '/home/someone'",
         "time": "now",
         "dataset_meta": {"classes": ("a", "b")},
@@ -56,7 +58,9 @@ def test_publishing_keeps_the_weights_and_a_little_meta(trained, tmp_path):
     assert path.name == f"net-0.5x-{sha256(path)[:8]}.pth"
     published = torch.load(path, weights_only=True)
     assert published.keys() == {"meta", "state_dict"}
-    assert published["meta"] == {"epoch": 3, "iter": 12, "dataset_meta": {"classes": ("a", "b")}}
+    assert published["meta"] == {
+        "epoch": 3, "iter": 12, "seed": 7, "mmengine_version": "0.10.7", "dataset_meta": {"classes": ("a", "b")},
+    }  # fmt: skip
     assert published["state_dict"].keys() == model.state_dict().keys()
     # BatchNorm's version, without which PyTorch takes a state dict for one of an old release.
     assert published["state_dict"]._metadata["1"] == {"version": 2}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,14 @@ def test_a_full_disk(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, bytes(1 << 20))
     assert path.read_bytes() == b"old" and names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_that_shows_when_the_data_leave_memory(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError("No space left")
+
+    write_whole(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old" and names(tmp_path) == ["file"]

@@ -180,6 +180,7 @@ def made_up(tmp_path_factory):
 def test_get_model_computes_what_was_published(made_up):
     model = get_model(NAME, index=made_up.index)
     assert not model.training and all(p.dtype == torch.float32 for p in model.parameters())
+    assert model.dataset_meta == {"classes": CLASSES}
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         found, expected = (net(images, mode="tensor") for net in (model, made_up.model))
@@ -218,7 +219,8 @@ def test_unknown_name(made_up):
 def test_no_weights_are_published(made_up):
     with pytest.raises(ValueError, match="no weights are published for 'bare'; train it"):
         get_model("bare", index=made_up.index)
-    assert get_model("bare", pretrained=False, index=made_up.index)
+    model = get_model("bare", pretrained=False, device="meta", index=made_up.index)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
     assert list_models(pretrained=True, index=made_up.index) == ["nowhere", NAME]
 
 
@@ -278,6 +280,9 @@ def test_another_folder_for_the_weights(made_up, tmp_path, monkeypatch):
         get_model(NAME, index=index)
     monkeypatch.setenv(ENV, str(made_up.folder / "zoo"))
     assert fetch_weights(find_entry(NAME, index)) == made_up.weights
+    (tmp_path / "zoo").mkdir()
+    shutil.copy(made_up.weights, tmp_path / "zoo")
+    assert fetch_weights(find_entry(NAME, index)) == made_up.weights  # the folder that is named goes first
 
 
 def test_weights_by_url(made_up, tmp_path, monkeypatch):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mmengine.logging import MMLogger
 
 from ..files import draft_of
 from .roc import tar_at_far
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".pdf", ".png", ".svg")
 
@@ -37,10 +41,18 @@ def draw_roc(path: str | Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray
     Returns:
         The file written.
     """
-    from matplotlib.figure import Figure  # here, for it takes long to import and few draw
-
     log_file = MMLogger.get_current_instance().log_file
     path = Path(log_file).parent / path if log_file else Path(path)
+    figure = roc_figure(curves)
+    with draft_of(path) as draft:  # whoever looks at the picture during training sees a whole one
+        figure.savefig(draft)
+    return path
+
+
+def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """What `draw_roc` writes."""
+    from matplotlib.figure import Figure  # here, for it takes long to import and few draw
+
     figure = Figure(figsize=(5, 4), dpi=120, layout="constrained")  # not pyplot: no window and no global state
     axes = figure.add_subplot(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02))
     for name, (positive, negative) in curves.items():
@@ -48,6 +60,4 @@ def draw_roc(path: str | Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray
         axes.step(far, tar_at_far(positive, negative, far), where="post", label=name)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    with draft_of(path) as draft:  # whoever looks at the picture during training sees a whole one
-        figure.savefig(draft)
-    return path
+    return figure

@@ -249,17 +249,6 @@ def test_other_protocols_of_the_guide(tmp_path, faces, monkeypatch, name, figure
     assert any(key.endswith(figure) and 0 <= value <= 100 for key, value in metrics.items()), metrics
 
 
-class TestVerificationLoops:
-    def test_needs_configs(self):
-        with pytest.raises(TypeError, match="VerificationValLoop: dataloader and evaluator must be dicts"):
-            drconv_mm.VerificationValLoop(None, object(), {}, ["lfw.bin"])
-
-    @pytest.mark.parametrize("files", [[], ["a/lfw.bin", "b/lfw.bin"]])
-    def test_needs_files_of_different_names(self, files):
-        with pytest.raises(ValueError, match="ann_files must be one or more files of different names, got"):
-            drconv_mm.VerificationTestLoop(None, {}, {}, files)
-
-
 def test_real_people_not_seen_in_training_are_told_apart_better_than_by_pixels(tmp_path, shared_data):
     """The smaller LFW mini config, shortened."""
     (tmp_path / "data").mkdir()

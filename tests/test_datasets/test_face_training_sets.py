@@ -53,6 +53,15 @@ def records(people, tmp_path):
     return tmp_path / "train.rec"
 
 
+@pytest.fixture
+def logged(caplog):
+    """With what mmengine's current logger says."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
 def test_folder(people):
     data = DATASETS.build(
         dict(type="drconv_mm.datasets.face.FaceFolder", data_root=str(people.parent), data_prefix="people",
@@ -121,7 +130,7 @@ def test_records_read_as_arcface_torch_reads_them(people, records):
     assert ranges == [[1, 4], [4, 6], [6, 10]]
 
 
-def test_sets_without_record_0_and_labels_of_several_numbers(tmp_path):
+def test_sets_without_record_0_and_labels_of_several_numbers(tmp_path, logged):
     records = [pack([2.0, 1.0], 0, b"c"), pack([0.0, 1.0], 1, b"a"), pack(2.0, 2, b"cc")]
     with RecordWriter(tmp_path / "train.rec") as writer:
         for key, record in zip((4, 3, 9), records, strict=True):
@@ -131,6 +140,7 @@ def test_sets_without_record_0_and_labels_of_several_numbers(tmp_path):
         (2, b"c", 4), (0, b"a", 3), (2, b"cc", 9),
     ]  # fmt: skip
     assert data.metainfo["classes"] == ("0", "1", "2")
+    assert "train.rec: 2 of the labels 0 to 2 have images; the others cost memory" in logged.text
     data = FaceRecords(str(tmp_path), metainfo=dict(classes=["x", "y", "z"]))
     assert data.metainfo["classes"] == ("x", "y", "z")
     with pytest.raises(ValueError, match="has 3 identities, but 2 names came with it"):
@@ -219,36 +229,44 @@ def test_corrupt_images_are_errors_or_skipped(people, records):
         assert data.num_skipped == 2
 
 
-def test_skipped_images_are_counted_over_workers_and_told_of_once(people, caplog):
+def test_skipped_images_are_counted_over_workers_and_told_of_once(people, logged):
     for name in ("Ann/1.png", "Bob/0.jpg", "Cid/2.jpg"):
         (people / name).write_bytes(b"no image")
     data = FaceFolder(str(people), pipeline=PIPELINE, corrupt="skip")
     batches = list(DataLoader(data, 2, num_workers=2, collate_fn=default_collate))
     assert torch.cat([batch["label"] for batch in batches]).tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
     assert data.num_skipped == 3
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    try:
-        data[1]
-        assert "skipped" not in caplog.text  # a worker told of it
-        data = FaceFolder(str(people), pipeline=PIPELINE, corrupt="skip")
-        for _ in range(2):
-            for i in range(len(data)):
-                data[i]
-    finally:
-        logger.removeHandler(caplog.handler)
-    messages = [record.getMessage() for record in caplog.records]
+    data[1]
+    assert "skipped" not in logged.text  # a worker told of it
+    data = FaceFolder(str(people), pipeline=PIPELINE, corrupt="skip")
+    for _ in range(2):
+        for i in range(len(data)):
+            data[i]
+    messages = [record.getMessage() for record in logged.records]
     messages = [message for message in messages if "skipped" in message]
     assert len(messages) == 3
     assert "FaceFolder: skipped image 3: " in messages[1]
     assert messages[1].endswith("0.jpg can't be decoded: 8 bytes that begin with 6e6f2069; 2 of 9 so far")
 
 
-def test_nothing_but_corrupt_images_is_an_error(people):
+def test_a_subset_counts_its_own_skipped_images(people):
+    (people / "Ann/1.png").write_bytes(b"no image")
+    data = FaceFolder(str(people), pipeline=PIPELINE, corrupt="skip")
+    data[1]
+    subset = data.get_subset([0, 2, 1])
+    assert subset.num_skipped == 0
+    subset[2]
+    assert subset.num_skipped == data.num_skipped == 1
+    data.get_subset_([1, 2])
+    assert data.num_skipped == 0
+
+
+@pytest.mark.parametrize("more, tries", [({}, 9), (dict(max_refetch=2), 3)])
+def test_nothing_but_corrupt_images_is_an_error(people, more, tries):
     for path in people.rglob("*.*"):
         path.write_bytes(b"no image")
-    with pytest.raises(CorruptImage, match="9 images in a row, from 4 on, are corrupt"):
-        FaceFolder(str(people), pipeline=PIPELINE, corrupt="skip")[4]
+    with pytest.raises(CorruptImage, match=f"{tries} images in a row, from 4 on, are corrupt"):
+        FaceFolder(str(people), pipeline=PIPELINE, corrupt="skip", **more)[4]
 
 
 @pytest.mark.parametrize("header", [True, False])

@@ -51,26 +51,28 @@ def test_gray_and_transparent_images_have_three_channels(image):
         assert decode_image(cv2.imencode(".png", other)[1].tobytes(), "a").shape == (24, 20, 3)
 
 
-def test_shift_against_indices_that_stop_at_the_edge(image):
-    transform, seen = RandomShift(3), set()
+@pytest.mark.parametrize("arguments, most", [(dict(pixels=3), 3), ({}, 4)])
+def test_shift_against_indices_that_stop_at_the_edge(image, arguments, most):
+    transform, seen = RandomShift(**arguments), set()
     for _ in range(1000):
         state = np.random.get_state()
         shifted = transform(dict(img=image))["img"]
         np.random.set_state(state)
-        top, left = np.random.randint(0, 7, 2) - 3
+        top, left = np.random.randint(0, 2 * most + 1, 2) - most
         rows, columns = (np.arange(24) + top).clip(0, 23), (np.arange(20) + left).clip(0, 19)
         assert np.array_equal(shifted, image[rows][:, columns])
         seen.add((int(top), int(left)))
-    assert len(seen) == 49  # each of them
+    assert len(seen) == (2 * most + 1) ** 2  # each of them
 
 
-def test_brightness_and_contrast_by_their_formula(image):
-    transform = RandomBrightnessContrast(0.4, 0.5)
+@pytest.mark.parametrize("arguments, most", [((0.4, 0.5), (0.4, 0.5)), ((), (0.2, 0.2))])
+def test_brightness_and_contrast_by_their_formula(image, arguments, most):
+    transform = RandomBrightnessContrast(*arguments)
     for _ in range(20):
         state = np.random.get_state()
         changed = transform(dict(img=image))["img"]
         np.random.set_state(state)
-        brightness, contrast = 1 + 0.4 * np.random.uniform(-1, 1), 1 + 0.5 * np.random.uniform(-1, 1)
+        brightness, contrast = (1 + share * np.random.uniform(-1, 1) for share in most)
         mean = image.mean()
         expected = (image - mean) * contrast + mean * brightness
         assert np.array_equal(changed, expected.round().clip(0, 255).astype(np.uint8))

@@ -4,39 +4,74 @@ import logging
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
 from drconv_mm import DRConv2d, RegionStatsHook, RegionVisHook
 
+from ..processes import run_in_processes
+
 
 class Model(BaseModel):
     def __init__(self, dynamic: bool = True):
-        super().__init__()
-        self.conv = DRConv2d(4, 4, 3) if dynamic else nn.Conv2d(4, 4, 3)
+        super().__init__(data_preprocessor=dict(type="ImgDataPreprocessor"))
+        self.conv = DRConv2d(3, 4, 3) if dynamic else nn.Conv2d(3, 4, 3)
+        self.head = nn.Identity()
+        self.head.num_classes = 2
 
-    def forward(self, inputs, mode="tensor"):
-        return {"loss": self.conv(torch.stack(inputs)).square().mean()}
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        output = self.conv(inputs)
+        return {"loss": output.square().mean()} if mode == "loss" else output
 
 
-def train(tmp_path, model, epochs=1):
-    runner = Runner(
-        model=model,
-        work_dir=str(tmp_path),
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=0,
-            sampler=dict(type="DefaultSampler", shuffle=False),
-            dataset=[dict(inputs=torch.randn(4, 8, 8)) for _ in range(4)],
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=dict(optimizer=dict(type="SGD", lr=1e-3)),
-        custom_hooks=[dict(type="drconv_mm.RegionStatsHook", interval=1)],
-        default_scope="mmengine",
-        experiment_name=tmp_path.name,
-        log_level="INFO",
+class Images(list):
+    @property
+    def metainfo(self):
+        return dict(classes=("cat", "dog", "cow"))
+
+
+class Count(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += list(data_samples)
+
+    def compute_metrics(self, results):
+        return dict(count=len(results))
+
+
+def make_runner(folder, model, hook, phase, images=4, batch_size=2, epochs=1):
+    """One that can train, validate or test."""
+    generator = torch.Generator().manual_seed(0)
+    loader = dict(
+        batch_size=batch_size,
+        num_workers=0,
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        dataset=Images(dict(inputs=torch.randn(3, 8, 8, generator=generator)) for _ in range(images)),
     )
+    if phase == "train":
+        more = dict(
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=1e-3)),
+        )
+    else:
+        more = {f"{phase}_cfg": dict(), f"{phase}_evaluator": dict(type=Count)}
+    return Runner(
+        model=model,
+        work_dir=str(folder),
+        custom_hooks=[hook],
+        randomness=dict(seed=0),
+        default_scope="mmengine",
+        experiment_name=folder.name,
+        log_level="INFO",
+        **{f"{phase}_dataloader": loader},
+        **more,
+    )
+
+
+def train(tmp_path, model, *, interval=1, shares=True, **arguments):
+    hook = dict(type="drconv_mm.RegionStatsHook", interval=interval, shares=shares)
+    runner = make_runner(tmp_path, model, hook, "train", **arguments)
     handler = Records()
     runner.logger.addHandler(handler)
     runner.train()
@@ -56,10 +91,30 @@ def test_logs_shares_and_entropy(tmp_path):
     runner, records = train(tmp_path, Model())
     history = runner.message_hub.log_scalars
     assert 0 < history["train/region/conv/entropy"].current() <= 1
-    shares = [history[f"train/region/conv/share_{j}"].current() for j in range(8)]
-    assert sum(shares) == pytest.approx(1)
+    assert sum(shares_of(runner)) == pytest.approx(1)
     assert any("conv: region entropy" in record.getMessage() for record in records)
     assert not any(record.levelno >= logging.WARNING and "One region" in record.getMessage() for record in records)
+
+
+def shares_of(runner):
+    return [runner.message_hub.get_scalar(f"train/region/conv/share_{j}").current() for j in range(8)]
+
+
+def test_observes_at_its_interval_and_logs_no_shares_where_none_are_wanted(tmp_path):
+    runner, _ = train(tmp_path, Model(), images=6, epochs=2, interval=2, shares=False)
+    history = runner.message_hub.log_scalars
+    assert len(history["train/region/conv/entropy"].data[0]) == 4  # of 2 x 3 iterations
+    assert not [name for name in history if "share" in name]
+
+
+def test_shares_are_of_the_images_of_all_processes(tmp_path):
+    alone, _ = train(tmp_path / "alone", Model(), batch_size=4)
+    run_in_processes(_has_the_shares_of_all, tmp_path, tmp_path, shares_of(alone))
+
+
+def _has_the_shares_of_all(rank, folder, expected):
+    runner, _ = train(folder / str(rank), Model())
+    assert shares_of(runner) == pytest.approx(expected)
 
 
 def test_warns_of_a_layer_that_uses_one_region(tmp_path):
@@ -82,3 +137,20 @@ def test_bad_intervals():
         RegionStatsHook(interval=0)
     with pytest.raises(ValueError, match="interval must be at least 1 batch, got 0"):
         RegionVisHook(interval=0)
+
+
+def test_draws_at_its_interval_and_not_more_than_it_may(tmp_path):
+    hook = dict(type="drconv_mm.RegionVisHook", interval=2, max_images=3)
+    runner = make_runner(tmp_path, Model(), hook, "test", images=10, batch_size=1)
+    runner.test()
+    pictures = sorted(path.stem for path in tmp_path.rglob("*.png"))
+    assert pictures == ["regions_test_0_0", "regions_test_2_0", "regions_test_4_0"]
+
+
+@pytest.mark.parametrize("phase", ["train", "val", "test"])
+def test_another_number_of_classes_is_an_error(tmp_path, phase):
+    runner = make_runner(tmp_path, Model(), dict(type="drconv_mm.CheckClassesHook"), phase)
+    with pytest.raises(ValueError, match=rf"num_classes=2, but {phase}_dataloader has 3 classes \(cat, dog, cow, "):
+        getattr(runner, phase)()
+    runner.model.head.num_classes = 3
+    getattr(runner, phase)()

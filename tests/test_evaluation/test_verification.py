@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
+from drconv_mm.evaluation.plot import roc_figure
 from drconv_mm.evaluation.verification import FaceVerification, fold_accuracy, pixel_cosines, stratified_folds
 
 from .loop import evaluate
@@ -135,6 +136,12 @@ def test_metric_does_not_depend_on_the_order_or_on_repeats():
     assert evaluate(metric, EMBEDDINGS, meta(), order=order) == evaluate(metric, EMBEDDINGS, meta(), batch=1)
 
 
+def test_embeddings_in_bfloat16():
+    metrics = evaluate(FaceVerification(pixel_baseline=False), torch.from_numpy(EMBEDDINGS).bfloat16(), meta())
+    expected = evaluate(FaceVerification(pixel_baseline=False), EMBEDDINGS, meta())
+    assert metrics == pytest.approx(expected, abs=0.01)  # the threshold is rounded
+
+
 def test_a_network_that_says_the_same_of_all_is_at_chance():
     same = np.arange(400) < 200
     pairs = dict(first=np.arange(400), second=np.arange(400, 800), same=same, folds=None)
@@ -196,6 +203,12 @@ def test_roc_picture_names_both_curves(log_file):
     # matplotlib draws letters as shapes and keeps the text in a comment.
     for text in ("network, 70.8%", "raw pixels, 70.8%", "false accept rate", "true accept rate"):
         assert f"<!-- {text} -->" in picture
+
+
+def test_roc_picture_has_the_rates_at_its_ends():
+    positive, negative = np.array([0.9, 0.75, 0.65, 0.3]), np.arange(10) / 10 - 0.1
+    (line,) = roc_figure(dict(network=(positive, negative))).axes[0].lines
+    assert [tuple(point) for point in line.get_xydata()[[0, -1]]] == [(0.1, 0.5), (1, 1)]
 
 
 def test_roc_picture_at_an_absolute_path_and_without_a_log(log_file, tmp_path, monkeypatch):

@@ -266,6 +266,28 @@ def test_preprocessor():
     assert not FaceDataPreprocessor().state_dict()
 
 
+class Copied(torch.Tensor):
+    """Keeps how it was last moved."""
+
+    def to(self, *args, **kwargs):
+        self.how = kwargs
+        return self
+
+
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_preprocessor_copies_as_it_was_told(non_blocking):
+    label = torch.arange(2).as_subclass(Copied)
+    images = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+    FaceDataPreprocessor(non_blocking=non_blocking)(dict(inputs=images, label=label))
+    assert label.how == dict(non_blocking=non_blocking)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_necks_dropout(dropout):
+    first, second = LinearEmbedding(3, 4, dropout=dropout)(torch.rand(2, 3, 1, 1))
+    assert torch.equal(first, second) == (dropout == 1)
+
+
 def broken(**change):
     config = small_config()
     config.update(change)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
@@ -18,6 +19,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from drconv_mm.engine.exact_resume import ExactResumeHook
+
+from ..processes import run_in_processes
 
 
 class Noise(BaseDataset):
@@ -139,6 +142,19 @@ def test_seeds_and_iterations_differ(tmp_path):
     other.randomness.seed = 4
     train(other)
     assert not same(weights(tmp_path / "a", "iter_10.pth"), weights(tmp_path / "b", "iter_10.pth"))
+
+
+def test_processes_differ(tmp_path):
+    run_in_processes(_draws_its_own_numbers, tmp_path, tmp_path)
+
+
+def _draws_its_own_numbers(rank: int, folder: Path) -> None:
+    runner = Runner(model=Net(), work_dir=str(folder), randomness=dict(seed=3), log_level="ERROR")
+    ExactResumeHook().before_train_epoch(runner)
+    own = torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
+    first, second = torch.empty_like(own), torch.empty_like(own)
+    dist.all_gather([first, second], own)
+    assert (first != second).all()
 
 
 def test_workers_are_refused(tmp_path):
