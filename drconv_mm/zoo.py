@@ -37,7 +37,7 @@ list_models("retinanet*")  # names of configs; with pretrained=True of those tha
 model = get_model("NAME")  # built from its config, hash of the weights verified, in eval mode
 ```
 
-Weights are taken from `zoo/` of a checkout, from the folder that `{ENV}` names, or from the URL in the metafile,
+Weights are taken from the folder that `{ENV}` names, from `zoo/` of a checkout, or from the URL in the metafile,
 and are read as tensors only: nothing in the file is executed. FLOPs are multiply-adds of convolutions and linear layers
 for one image; results carry the names and units that `tools/test.py` prints.
 """
