@@ -18,7 +18,7 @@ build: env ## compile the CPU kernels (half a minute, once; without a compiler a
 demo: build ## train and evaluate Conv2d and DRConv on four generated tasks, with a report
 	@$(BIN)/python tools/suite.py configs/suite/sample.py --resume
 
-test: build lint ## lint and every test that takes seconds
+test: build lint ## lint and every test that takes seconds (about an hour on two cores)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: build ## the tests that train for minutes

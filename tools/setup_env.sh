@@ -44,7 +44,7 @@ explain() { # what failed
     if grep -qi 'no space left on device' <<<"$tail_of_log"; then
         fail "$1: the disk is full" "free $NEED_GB GB (df -h '$(dirname "$venv")' '${TMPDIR:-/tmp}' '$cache'), or set VENV, TMPDIR or DRCONV_MM_CACHE, then run it again"
     elif grep -qiE 'connection (refused|broken|error|timed out)|NewConnectionError|ConnectTimeout|ReadTimeout|Name or service not known|Temporary failure in name resolution|No matching distribution|ProxyError|SSLError' <<<"$tail_of_log"; then
-        fail "$1: the package index could not be reached or lacks a package" "check the network: python3 -m pip download --no-deps numpy; behind a proxy or mirror: https_proxy=... or PIP_INDEX_URL=https://.../simple make test"
+        fail "$1: the package index could not be reached or lacks a package" "check the network: python3 -m pip download --no-deps numpy; behind a proxy or mirror: https_proxy=... or PIP_INDEX_URL=https://.../simple make env"
     fi
     tail -n 15 "$log" >&2 || true
     fail "$1 failed; the last lines stand above, all of them in $log" "mend the cause, then run it again: it goes on from there"
@@ -83,7 +83,7 @@ find_python() {
             return
         fi
     done
-    fail "no Python 3.11 was found${PYTHON:+ at PYTHON=$PYTHON}" "sudo apt-get install python3.11 python3.11-venv python3.11-dev, or name one: PYTHON=/path/to/python3.11 make test"
+    fail "no Python 3.11 was found${PYTHON:+ at PYTHON=$PYTHON}" "sudo apt-get install python3.11 python3.11-venv python3.11-dev, or name one: PYTHON=/path/to/python3.11 make env"
 }
 
 fingerprint() {

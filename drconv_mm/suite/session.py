@@ -63,7 +63,7 @@ class Session:
     def describe(self) -> str:
         """The plan as a text: a row a run, what data are missing, and the time it will take where that is known."""
         known = {id(run): run.result() for run in self.runs if run.state() == "finished"}
-        clock = _Clock(self.runs, known.values())
+        clock = _Clock(known.values())
         lines = [f"suite {self.suite.name}: {self.suite.title}; {len(self.runs)} runs in {self.work_dir}", ""]
         lines += ["| task | conv | seed | config | key | budget | batch | state | about |", "|---" * 9 + "|"]
         for run in self.runs:
@@ -186,7 +186,7 @@ class Session:
 class _Clock:
     """How long runs take, from those that are finished."""
 
-    def __init__(self, runs: list[Run], results: Iterable[RunResult]):
+    def __init__(self, results: Iterable[RunResult]):
         self.seconds: dict[tuple[str, str], list[float]] = {}
         for result in results:
             self.add(result)
@@ -213,7 +213,7 @@ class _Progress:
     def __init__(self, runs: list[Run], left: list[Run], results: list[RunResult], jobs: int):
         self.number = {run.name: f"[{index}/{len(runs)}]" for index, run in enumerate(runs, 1)}
         self.left = list(left)
-        self.clock = _Clock(runs, results)
+        self.clock = _Clock(results)
         self.jobs = jobs
         self.begin: dict[str, float] = {}
 

@@ -235,7 +235,7 @@ def test_one_seed_claims_nothing(tmp_path):
     check_access(page)
     assert (
         text.count("not supported by 1 seed") >= 3
-        and "One seed: whether there is a difference to Conv2d it cannot tell." in text
+        and "One seed supports no difference to Conv2d." in text
     )
     rows = page.one("table", data_task="cells").one("tbody").text
     assert "±" not in rows and "p =" not in rows

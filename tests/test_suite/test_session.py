@@ -260,7 +260,7 @@ def test_jobs_get_what_was_asked_for(suite, tmp_path, monkeypatch):
 def test_time_of_a_run_is_of_the_nearest_that_are_known(runs):
     standard, dynamic = runs
     cells, other = (replace(dynamic, task=replace(dynamic.task, name=name)) for name in ("cells", "other"))
-    clock = _Clock(runs, [record(standard, 10), record(standard, 20), record(cells, 90)])
+    clock = _Clock([record(standard, 10), record(standard, 20), record(cells, 90)])
     assert [clock.estimate(run) for run in (standard, dynamic, cells, other)] == [15, 15, 90, 40]
     clock.add(record(dynamic, 50))
     assert [clock.estimate(run) for run in (standard, dynamic)] == [15, 50]

@@ -127,7 +127,7 @@ def difference_plot(task: Task, looks: Looks) -> Plot | None:
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(_Ticks(task.unit, sign=True))
         axes.margins(x=0.12)
         points = ", points" if task.unit == "%" else ""

@@ -132,7 +132,7 @@ class Task:
         number = max(row.difference.n for row in compared)
         most = seeds(number)
         if number == 1:
-            return f"One seed: whether there is a difference to {self.baseline_conv} it cannot tell."
+            return f"One seed supports no difference to {self.baseline_conv}."
         if not said:
             return f"No difference to {self.baseline_conv} that {most} support."
         return f"{', '.join(said)} than {self.baseline_conv}, supported by {most}."
