@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,8 @@ def run_jobs(
         while waiting or active:
             while waiting and len(active) < jobs:
                 run = waiting.pop(0)
-                job = executor.submit(_outcome, execute_run, run)
+                with _interruptible():
+                    job = executor.submit(_outcome, execute_run, run)
                 active.append((run, job))
                 report(run, f"job {job.job_id}; its log is {run.folder / 'train.log'}")
             for run, job in [pair for pair in active if pair[1].done()]:
@@ -88,6 +91,19 @@ def run_jobs(
     finally:
         for _, job in active:
             job.cancel()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """What starts in here heeds SIGINT, by which submitit cancels jobs, though this process ignores it (nohup)."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _outcome(execute_run: Execute, run: Run) -> RunResult | Exception:

@@ -233,10 +233,7 @@ def test_an_earlier_reports_figures_go(tmp_path):
 def test_one_seed_claims_nothing(tmp_path):
     page, text, _ = report(tmp_path, example_results(("cells",), seeds=1))
     check_access(page)
-    assert (
-        text.count("not supported by 1 seed") >= 3
-        and "One seed supports no difference to Conv2d." in text
-    )
+    assert text.count("not supported by 1 seed") >= 3 and "One seed supports no difference to Conv2d." in text
     rows = page.one("table", data_task="cells").one("tbody").text
     assert "±" not in rows and "p =" not in rows
     assert not list(page.all("span", data_part="low"))
