@@ -17,7 +17,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,7 +37,8 @@ _GRACE = 15  # seconds that a step has to end by itself
 # Such as "Epoch(train)  [3][10/30] ... eta: 0:01:10  time: ... loss: 0.61" and "Iter(train) [ 10/200] ...".
 _LINE = re.compile(
     r"(Epoch|Iter)\(train\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/(\d+)\].*?"
-    r"eta: (?P<eta>(?:\d+ days?, )?\d+:\d+:\d+)  .*?\bloss: (?P<loss>\S+)"
+    r"eta: (?P<eta>(?:(?P<days>\d+) days?, )?(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+))  "
+    r".*?\bloss: (?P<loss>\S+)"
 )
 # For steps that share the cores: threads that spin at barriers keep the other's from working.
 _SHARING = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -262,15 +263,10 @@ def _progress(run: Run, report: Callable[..., None], state: State, every: float 
         last = time.monotonic()
         state.save()
         place = f"epoch {found[2]}/{run.budget}" if found[1] == "Epoch" else f"iteration {found[3]}/{found[4]}"
-        report(f"{place}, loss {found['loss']}, {found['eta']} left", _seconds(found["eta"]))
+        eta = timedelta(**{unit: int(found[unit] or 0) for unit in ("days", "hours", "minutes", "seconds")})
+        report(f"{place}, loss {found['loss']}, {found['eta']} left", eta.total_seconds())
 
     return on_line
-
-
-def _seconds(eta: str) -> float:
-    """Of mmengine's ``'1 day, 2:03:04'``."""
-    days, hours, minutes, seconds = re.fullmatch(r"(?:(\d+) days?, )?(\d+):(\d+):(\d+)", eta).groups("0")
-    return ((int(days) * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(seconds)
 
 
 def newest_checkpoint(run: Run) -> Path | None:

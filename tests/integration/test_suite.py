@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -67,13 +68,15 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(undisturbed) -> Path:
-    """A run is finished; the next is killed when it is about to save a checkpoint, in its last validation, and in the
-    test."""
+    """A run is finished; the next is killed at a moment of its training drawn at random, in its last validation, and
+    in the test."""
     folder = undisturbed.with_name("resumed")
     assert suite(folder, "--conv", "Conv2d").returncode == 0
     finished = folder / "runs/shapes/Conv2d/0/result.json"
     before = finished.read_bytes()
-    for kill_at in ("save:6", "val:8", "test:0"):  # of 8 iterations
+    moment = random.SystemRandom().choice(["train:1", "train:3", "save:4", "train:5", "save:6"])  # of 8 iterations
+    print(f"killed at {moment}")  # pytest shows it where a test fails
+    for kill_at in (moment, "val:8", "test:0"):
         done = suite(folder, "--resume", kill_at=kill_at)
         assert done.returncode == -signal.SIGKILL, (kill_at, done.stdout + done.stderr)
         assert not (folder / "runs/shapes/DRConv/0/result.json").exists()

@@ -1,17 +1,24 @@
-"""Without a compiler the tests of the compiled backend are left out."""
+"""Without a compiler the tests of the compiled kernels are left out."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
-from drconv_mm.ops.backends import BACKENDS
+from drconv_mm.ops import extension
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """Loads them. Where there is a compiler, that they can't be built is a failure."""
+    try:
+        extension.compiler()
+    except extension.BuildError as error:
+        pytest.skip(str(error))
+    assert extension.why_not() is None, extension.why_not()
 
 
 @pytest.fixture(autouse=True)
 def _compiled_kernels(request):
     values = getattr(request.node, "callspec", None)
     if values is not None and (values.params.get("backend") == "cpu" or values.params.get("compiled")):
-        reason = BACKENDS["cpu"].why_not(torch.device("cpu"))
-        if reason is not None:
-            pytest.skip(reason)
+        request.getfixturevalue("kernels")

@@ -24,10 +24,7 @@ CALL = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _kernels():
-    if extension.why_not() is not None:
-        pytest.skip(extension.why_not())
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @pytest.fixture(params=CAPABILITIES)

@@ -130,12 +130,11 @@ class Task:
         }
         said = [f"{convs} did {judgement}" for judgement, convs in found.items() if convs]
         number = max(row.difference.n for row in compared)
-        most = seeds(number)
         if number == 1:
             return f"One seed supports no difference to {self.baseline_conv}."
         if not said:
-            return f"No difference to {self.baseline_conv} that {most} support."
-        return f"{', '.join(said)} than {self.baseline_conv}, supported by {most}."
+            return f"No difference to {self.baseline_conv} that {seeds(number)} support."
+        return f"{', '.join(said)} than {self.baseline_conv}, supported by {seeds(number)}."
 
     def findings(self) -> list[str]:
         """What each conv type gave, the baseline conv's first."""
