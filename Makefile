@@ -18,8 +18,10 @@ build: env ## compile the CPU kernels (half a minute, once; without a compiler a
 demo: build ## train and evaluate Conv2d and DRConv on four generated tasks, with a report
 	@$(BIN)/python tools/suite.py configs/suite/sample.py --resume
 
-test: build lint ## lint and every test that takes seconds (about an hour on two cores)
-	$(BIN)/python -m pytest -m "not slow"
+# Workers of one thread each: two trainings of two threads on two cores would wait for each other.
+JOBS ?= 2
+test: build lint ## lint and every test that takes seconds, JOBS=2 at a time (45 minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: build ## the tests that train for minutes
 	$(BIN)/python -m pytest -m slow -s
