@@ -143,6 +143,9 @@ def _task(name: str, settings: Any, folder: Path, where: str) -> Task:
     where = f"{where}: tasks[{name!r}]"
     if not isinstance(settings, dict):
         raise SuiteError(f"{where} must be a dict, got {settings!r}")
+    for key in ("metric", "data", "options", "baselines", "widen"):
+        if settings.get(key) is not None and not isinstance(settings[key], dict):
+            raise SuiteError(f"{where}: {key} must be a dict, got {settings[key]!r}")
     specs = [spec for spec in fields(Task) if spec.name != "name"]
     needed = {spec.name for spec in specs if spec.default is MISSING and spec.default_factory is MISSING}
     _check_keys(settings, {spec.name for spec in specs}, needed, where)
@@ -166,5 +169,7 @@ def _task(name: str, settings: Any, folder: Path, where: str) -> Task:
         raise SuiteError(
             f"{where}: config {settings['config']!r} is no file; looked for {' and '.join(map(str, candidates))}"
         )
-    shape = tuple(settings["input_shape"])
-    return Task(name, **{**settings, "config": config.resolve(), "metric": metric, "input_shape": shape})
+    shape = settings["input_shape"]
+    if not isinstance(shape, (list, tuple)) or len(shape) != 2 or not all(isinstance(v, int) and v > 0 for v in shape):
+        raise SuiteError(f"{where}: input_shape must be (height, width) in pixels, got {shape!r}")
+    return Task(name, **{**settings, "config": config.resolve(), "metric": metric, "input_shape": tuple(shape)})

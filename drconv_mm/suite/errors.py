@@ -17,6 +17,11 @@ class DiskFullError(SuiteError):
 
     def __init__(self, place: object):
         super().__init__(f"the disk is full ({place}); finished runs are kept. Free some space and go on with --resume")
+        self.place = place
+
+    def __reduce__(self) -> tuple:
+        # A job hands it back pickled, which would give the message for the place.
+        return type(self), (self.place,)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import Any
 from .errors import DiskFullError, SuiteError
 from .plan import Run
 from .results import RunResult
-from .run import RunFailedError, execute
+from .run import RunFailedError, execute, failure
 
 _A_WEEK = 7 * 24 * 60  # minutes; submitit's own limit for a job on this machine is 2
+_TAIL = 25  # lines of a job's log that its failure shows
 LAUNCHERS = ("local", "submitit", "slurm")
 Execute = Callable[..., RunResult]
 Outcome = tuple[Run, RunResult | RunFailedError]
@@ -117,7 +118,9 @@ def _outcome(execute_run: Execute, run: Run) -> RunResult | Exception:
 def _result_of(run: Run, job: Any) -> RunResult | RunFailedError:
     error = job.exception()
     if error is not None:  # the job itself crashed, was killed or ran out of time
-        return RunFailedError(f"{run.name}: its job {job.job_id} failed: {error}; see {job.paths.stderr}")
+        log = Path(job.paths.stderr)
+        tail = log.read_text(errors="replace").splitlines()[-_TAIL:] if log.is_file() else []
+        return failure(run, "job", f"its job {job.job_id} failed: {str(error).splitlines()[0]}", tail, log)
     result = job.result()
     if isinstance(result, DiskFullError):
         raise result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,20 @@ def read_widths(work_dir: Path) -> dict[str, dict[str, Any]]:
     """What `match_widths` kept."""
     path = work_dir / WIDTHS_FILE
     return read_document(path) if path.exists() else {}
+
+
+def forget_widths(work_dir: Path, changed: Iterable[str], convs: Mapping[str, Any]) -> None:
+    """Drops the widths that were matched to settings that have changed (``'tasks.<name>'``, ``'convs.<name>'``)."""
+    widths = read_widths(work_dir)
+    changed = set(changed)
+    kept = {}
+    for name, width in widths.items():
+        task, _, conv = name.partition("/")
+        target = (convs.get(conv) or {}).get("widened_to")
+        if not changed & {f"tasks.{task}", f"convs.{conv}", f"convs.{target}"}:
+            kept[name] = width
+    if kept != widths:
+        write_whole(work_dir / WIDTHS_FILE, json.dumps(kept, indent=1) + "\n")
 
 
 def match_width(task: Task, conv: dict[str, Any]) -> dict[str, Any]:

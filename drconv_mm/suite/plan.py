@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,8 @@ from .errors import SuiteError, nearest
 from .results import RESULT_FILE, RunResult
 
 FAILED_FILE = "failed.json"
-_CHECKPOINTS = 10  # a run's checkpoints, over its budget
+SUITE_FILE = "suite.json"
+_CHECKPOINTS = 10  # a run's checkpoints, over its budget, where its config has no more
 _ENDS = ("end", "T_max", "total_steps")  # of the toolboxes' schedules
 _VALIDATES = {"val_begin": 1, "dynamic_intervals": None}
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator")
@@ -207,7 +208,8 @@ def read_config(task: Task) -> Config:
         config = Config.fromfile(task.config, import_custom_modules=False)
     except Exception as error:  # whatever a Python file can raise
         raise SuiteError(f"config {task.config} can't be read: {type(error).__name__}: {error}") from error
-    for key in ("default_scope", "train_cfg", "train_dataloader", "data_root", "default_hooks"):
+    loops = ("train_cfg", "train_dataloader", "val_cfg", "val_dataloader", "test_cfg", "test_dataloader")
+    for key in ("default_scope", *loops, "data_root", "default_hooks"):
         if config.get(key) is None:
             raise SuiteError(f"config {task.config} of task {task.name!r} has no {key}, which the suite sets or reads")
     return config
@@ -291,10 +293,13 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _common_options(config: Config, seed: int, exact: bool, budget: Mapping[str, Any]) -> dict[str, Any]:
     """What every run sets: seed, checkpoints, log, exact resuming."""
     by_epoch, length = budget["unit"] == "epoch", budget["length"]
+    own, interval = config.default_hooks.get("checkpoint", {}), max(1, length // _CHECKPOINTS)
+    if own.get("by_epoch", True) == by_epoch and own.get("interval", -1) > 0:
+        interval = min(interval, own["interval"])
     options = {
         "randomness.seed": seed,
         "default_hooks.checkpoint.by_epoch": by_epoch,
-        "default_hooks.checkpoint.interval": max(1, length // _CHECKPOINTS),
+        "default_hooks.checkpoint.interval": interval,
         # One may be half written when the training is killed.
         "default_hooks.checkpoint.max_keep_ckpts": 2,
         # So that training and validation are logged at the same kind of step.
@@ -389,36 +394,76 @@ def generate_data(suite: Suite, data_root: Path) -> None:
                 raise SuiteError(f"task {task.name!r}: its data can't be generated: {error}") from error
 
 
-def claim(work_dir: Path, suite: Suite) -> None:
+def claim(work_dir: Path, suite: Suite, convs: Mapping[str, Any], runs: Iterable[Run]) -> list[str]:
     """Writes into a work dir what suite it holds, or checks that it is this one.
 
-    Tasks and conv types may be added later. Those that are there must be as they were, so that one table never mixes
-    two settings.
+    Tasks and conv types may be added later, and changed while nothing was trained with them. What was must be as it
+    was, so that one table never mixes two settings.
+
+    Args:
+        work_dir: The suite's folder.
+        suite: The suite, or the part of it that was asked for.
+        convs: All conv types of the suite: a widened one is matched to another, which may not be asked for.
+        runs: What was asked for; the report knows from here what is still missing.
+
+    Returns:
+        Names of the settings that changed: ``'tasks.<name>'``, ``'convs.<name>'``.
 
     Raises:
-        SuiteError: It holds another suite, or the same with another setting.
+        SuiteError: It holds another suite, or runs of the same with another setting.
     """
-    path = work_dir / "suite.json"
+    path = work_dir / SUITE_FILE
+    targets = {conv["widened_to"] for conv in suite.convs.values() if conv and "widened_to" in conv}
     settings = {
         **{f"tasks.{name}": asdict(task) | _config_facts(task) for name, task in suite.tasks.items()},
-        **{f"convs.{name}": conv for name, conv in suite.convs.items()},
+        **{f"convs.{name}": conv for name, conv in (suite.convs | {name: convs[name] for name in targets}).items()},
+        "exact_resume": suite.exact_resume,
     }
-    new = {name: hashlib.sha256(_canonical(value).encode()).hexdigest() for name, value in settings.items()}
-    old: dict[str, Any] = {"name": suite.name, "settings": {}, "sha256": {}}
+    settings = json.loads(json.dumps(settings, default=str))  # as it will be read
+    old: dict[str, Any] = {"name": suite.name, "settings": {}}
     if path.exists():
         old = read_document(path)
         if old["name"] != suite.name:
             raise SuiteError(f"{work_dir} holds suite {old['name']!r}, not {suite.name!r}; choose another --work-dir")
-        changed = [name for name, digest in new.items() if old["sha256"].get(name, digest) != digest]
-        if changed:
-            raise SuiteError(
-                f"{work_dir} was begun with other settings of {', '.join(changed)} (see {path}); choose another "
-                "--work-dir, or give the changed setting another name"
-            )
-    document = {"name": suite.name, "settings": old["settings"] | settings, "sha256": old["sha256"] | new}
-    text = json.dumps(document, indent=1, default=str) + "\n"
+    before = old["settings"]
+    changed = [name for name in settings if name in before and _lasting(settings, name, before) != before[name]]
+    used = [name for name in changed if _is_trained(work_dir, name, before | settings)]
+    if used:
+        raise SuiteError(
+            f"{work_dir} has runs with other settings of {', '.join(used)} (see {path}); choose another --work-dir, "
+            "or give the changed setting another name"
+        )
+    planned = [*old.get("planned", []), *("/".join(run.folder.parts[-3:]) for run in runs)]
+    document = {"name": suite.name, "planned": list(dict.fromkeys(planned)), "settings": before | settings}
+    text = json.dumps(document, indent=1) + "\n"
     if not path.exists() or path.read_text() != text:
         write_whole(path, text)
+    return changed
+
+
+def _lasting(settings: Mapping[str, Any], name: str, before: Mapping[str, Any]) -> Any:
+    """A setting, with what may change at any time as it was before."""
+    if not name.startswith("tasks."):
+        return settings[name]
+    old, new = before[name], settings[name]
+    free = {key: old[key] for key in ("title", "leave_out") if key in old}
+    if old.get("widen") is None:  # it was not asked for
+        free["widen"] = None
+    source = {key: value for key, value in old["data"].items() if key == "source"}
+    return new | free | {"data": {key: value for key, value in new["data"].items() if key != "source"} | source}
+
+
+def _is_trained(work_dir: Path, name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a training with a setting has come to a record or a checkpoint."""
+    kind, _, own = name.partition(".")
+    controls = [
+        key.partition(".")[2]
+        for key, conv in settings.items()
+        if key.startswith("convs.") and isinstance(conv, dict) and conv.get("widened_to") == own
+    ]
+    places = {"tasks": [f"{own}/*"], "convs": [f"*/{conv}" for conv in (own, *controls)]}.get(kind, ["*/*"])
+    folders = [folder for place in places for folder in (work_dir / "runs").glob(f"{place}/*")]
+    return any((folder / RESULT_FILE).exists() or any(folder.glob("training/*.pth")) for folder in folders)
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -25,6 +25,8 @@ CSV_COLUMNS = (
     "parameters",
     "seconds_per_iteration",
     "peak_memory_bytes",
+    "git_commit",
+    "device",
 )  # fmt: skip
 
 
@@ -48,7 +50,7 @@ class RunResult:
         baselines: What needs no network, such as the accuracy of raw pixels, by label; in the metric's unit.
         multiply_adds: Of one image of the task's size.
         parameters: Of the whole model.
-        seconds_per_iteration: Median of the training's iterations.
+        seconds_per_iteration: Median over the training's log lines, each a mean over the iterations just before it.
         peak_memory_bytes: Largest resident size of the training process; on a GPU the most that its tensors took there.
         iterations: Iterations trained.
         batch_size: Images of one iteration.
@@ -90,6 +92,11 @@ class RunResult:
     seconds: float
     suite_command: str
     schema: str = SCHEMA
+
+    @property
+    def device(self) -> str:
+        """What it was trained on."""
+        return self.environment.get("gpu") or self.environment.get("cpu", "")
 
     def to_json(self) -> str:
         """The record as text; the same record gives the same text."""
@@ -211,12 +218,19 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def read_results(folder: Path) -> list[RunResult]:
-    """All records below a folder, by path.
+    """All records ``<task>/<conv>/<seed>/result.json`` in a folder, by path.
 
     Raises:
-        ResultError: One of them can't be read.
+        ResultError: One of them can't be read, or is of another run than its place says.
     """
-    return [RunResult.read(path) for path in sorted(folder.rglob(RESULT_FILE))]
+    results = []
+    for path in sorted(folder.glob(f"*/*/*/{RESULT_FILE}")):
+        result = RunResult.read(path)
+        found, expected = (result.task, result.conv, str(result.seed)), path.parts[-4:-1]
+        if found != expected:
+            raise ResultError(f"{path} is the result of {found}, expected {expected}; move it to where it belongs")
+        results.append(result)
+    return results
 
 
 def write_csv(path: Path, results: Iterable[RunResult]) -> None:

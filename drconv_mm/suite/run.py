@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from mmengine.config import Config
 
 from ..files import write_whole
+from ..info import cpu_name
 from ..memory import KEEP_FREED_MEMORY
 from .errors import DiskFullError, SuiteError, disk_full_is_told
 from .lock import locked
@@ -44,6 +45,8 @@ _LINE = re.compile(
 _SHARING = {"OMP_WAIT_POLICY": "PASSIVE"}
 # What Python and, of checkpoints, PyTorch say.
 _DISK_FULL = r"No space left on device|Errno 28|Disk quota exceeded|PytorchStreamWriter failed writing"
+# Of the memory that a loader's workers share, which has nothing to do with the work dir.
+_SHARED_MEMORY = r"</torch_|/dev/shm|shared memory"
 # Results that are no metrics.
 _TIMES = ("time", "data_time")
 
@@ -61,10 +64,11 @@ class State:
             self.values = json.loads(path.read_text())
         else:
             self.values = {"started": _now(), "seconds": 0.0, "peak_memory_bytes": 0, "trained": False}
-        # Of each sitting: one may go on with another version of the project.
-        commit, commits = git_commit(), self.values.setdefault("git_commits", [])
-        if commit and commit not in commits:
-            commits.append(commit)
+        # Of each sitting: one may go on with another version of the project, or on another machine.
+        for key, value in (("git_commits", git_commit()), ("cpus", cpu_name())):
+            before = self.values.setdefault(key, [])
+            if value and value not in before:
+                before.append(value)
         self._sitting = time.monotonic(), self.values["seconds"]
 
     def save(self, **changes: Any) -> None:
@@ -96,13 +100,21 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., N
             return run.result()
         (run.folder / FAILED_FILE).unlink(missing_ok=True)
         state = State(run.folder / "state.json")
-        state.save()
+        batch_size = state.values.setdefault("batch_size", run.batch_size)
+        if batch_size != run.batch_size and newest_checkpoint(run) is not None:
+            raise SuiteError(
+                f"{run.name}: {run.folder} was begun with batches of {batch_size} images, this call has "
+                f"{run.batch_size}: give --gpus as it was, or delete the folder to begin anew"
+            )
+        state.save(batch_size=run.batch_size)
         _write_config(run)
-        if not state.values["trained"]:
+        # The last checkpoint of a finished training may be lost: deleted to make room, or not on the disk yet when the
+        # power failed. What it lacks is trained again.
+        if not (state.values["trained"] and _is_the_end(run, newest_checkpoint(run))):
             _train(run, state, gpus, report)
         checkpoint = newest_checkpoint(run)
-        if checkpoint is None:
-            raise _failure(run, "train", "the training ended without a whole checkpoint and the validation of its end")
+        if not _is_the_end(run, checkpoint):
+            raise failure(run, "train", "the training ended without a whole checkpoint and the validation of its end")
         report("test; cost, regions and pictures")
         # Side by side: each spends most of its time importing, on one core.
         with _step(run, _inspection_command(run, checkpoint), "inspection", _SHARING):
@@ -133,6 +145,16 @@ def _train(run: Run, state: State, gpus: int, report: Callable[..., None]) -> No
     report(f"training {begins} ({run.budget} {_plural(run)})")
     peak = _call(run, [*_train_command(run, gpus), *more], "train", _progress(run, report, state))
     state.save(trained=True, peak_memory_bytes=max(peak, state.values["peak_memory_bytes"]))
+
+
+def _is_the_end(run: Run, checkpoint: Path | None) -> bool:
+    return checkpoint is not None and _step_of(checkpoint) == run.budget
+
+
+def _step_of(checkpoint: Path) -> int:
+    """Of a name such as ``epoch_12.pth``; -1 of another."""
+    step = checkpoint.stem.rsplit("_", 1)[1]
+    return int(step) if step.isdecimal() else -1
 
 
 def _plural(run: Run) -> str:
@@ -194,10 +216,11 @@ def _step(
         if code:
             log.seek(begin)
             tail = [line.rstrip() for line in deque(log, maxlen=_TAIL)]
-            if re.search(_DISK_FULL, "\n".join(tail)):
+            said = "\n".join(tail)
+            if re.search(_DISK_FULL, said) and not re.search(_SHARED_MEMORY, said):
                 raise DiskFullError(run.folder)
             ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise _failure(run, step, f"{step} {ended}", tail)
+            raise failure(run, step, f"{step} {ended}", tail)
 
 
 def _call(
@@ -243,8 +266,9 @@ def _peak_memory(pid: int) -> int:
     return max(peaks)
 
 
-def _failure(run: Run, step: str, error: str, tail: list[str] | None = None) -> RunFailedError:
-    log = run.folder / f"{step}.log"
+def failure(run: Run, step: str, error: str, tail: list[str] | None = None, log: Path | None = None) -> RunFailedError:
+    """Writes ``failed.json``, and gives the error to raise; the log is ``<step>.log`` unless another is named."""
+    log = log or run.folder / f"{step}.log"
     document = {"error": error, "step": step, "log": str(log), "last_lines": tail or [], "time": _now()}
     write_whole(run.folder / FAILED_FILE, json.dumps(document, indent=1) + "\n")
     lines = "".join(f"\n    | {line}" for line in tail or [])
@@ -276,10 +300,9 @@ def newest_checkpoint(run: Run) -> Path | None:
     """
     found = []
     for path in (run.folder / "training").glob(f"{run.unit}_*.pth"):
-        step = path.stem.rsplit("_", 1)[1]
         # A torch file is a zip archive, whose table of contents is written last.
-        if step.isdecimal() and zipfile.is_zipfile(path):
-            found.append((int(step), path))
+        if _step_of(path) >= 0 and zipfile.is_zipfile(path):
+            found.append((_step_of(path), path))
     # A validation may come to no metric: a detector's that finds nothing.
     validated = len({row["step"] for row in _rows(run.folder) if "loss" not in row})
     for step, path in sorted(found, reverse=True):
@@ -312,7 +335,7 @@ def _curves(run: Run, rows: list[dict[str, Any]]) -> tuple[dict[str, list[list[f
         elif run.task.metric["name"] in row:
             validation[row["step"]] = row[run.task.metric["name"]]
     if not training:
-        raise _failure(run, "train", "the training logged no loss: is its budget shorter than the logger's interval?")
+        raise failure(run, "train", "the training logged no loss: is its budget shorter than the logger's interval?")
     curves = {
         "loss": [[step, row["loss"]] for step, row in sorted(training.items())],
         "metric": [[step, value] for step, value in sorted(validation.items())],
@@ -329,14 +352,15 @@ def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> 
     """The record of a run from what its steps left."""
     tested = max((run.folder / "testing").glob("*/*.json"), key=lambda path: path.stat().st_mtime, default=None)
     if tested is None:
-        raise _failure(run, "test", "test.py wrote no results")
+        raise failure(run, "test", "test.py wrote no results")
     metrics = json.loads(tested.read_text())
     metrics = {name: value for name, value in metrics.items() if name not in _TIMES and isinstance(value, (int, float))}
     wanted = [run.task.metric["name"], *run.task.baselines.values()]
     for name in wanted if metrics else ():  # mmdet's evaluator gives none where a detector finds nothing
         if name not in metrics:
-            raise _failure(run, "test", f"test.py gave no metric {name!r}, only {sorted(metrics)}")
+            raise failure(run, "test", f"test.py gave no metric {name!r}, only {sorted(metrics)}")
     inspection = json.loads((run.folder / INSPECTION_FILE).read_text())
+    inspection["environment"]["cpu"] = ", ".join(state.values["cpus"])
     rows = _rows(run.folder)
     curves, seconds_per_iteration = _curves(run, rows)
     return RunResult(

@@ -13,8 +13,8 @@ from .config import Suite
 from .errors import SuiteError
 from .launch import Outcome, executor_for, run_here, run_jobs
 from .lock import locked
-from .matching import match_widths, read_widths
-from .plan import FAILED_FILE, Run, claim, generate_data, make_plan, missing_data, select
+from .matching import forget_widths, match_widths, read_widths
+from .plan import FAILED_FILE, SUITE_FILE, Run, claim, generate_data, make_plan, missing_data, read_document, select
 from .report import write_report
 from .results import RunResult, read_results
 from .run import RunFailedError
@@ -124,7 +124,8 @@ class Session:
                     "runs: add --resume to go on, or choose another --work-dir"
                 )
             results = [run.result() for run in done]
-            claim(self.work_dir, self.suite)
+            changed = claim(self.work_dir, self.suite, self.whole.convs, self.runs)
+            forget_widths(self.work_dir, changed, self.whole.convs)
             print(f"suite {self.suite.name}: looking for the data, and drawing those that are generated", flush=True)
             generate_data(unfinished, self.data_root)
             widths = match_widths(self.suite, self.whole.convs, self.work_dir)
@@ -166,10 +167,11 @@ class Session:
             return
         there = {result.conv for result in results}
         conclusions = self.work_dir / CONCLUSIONS_FILE
-        triples = [(run.task.name, run.conv, run.seed) for run in self.runs]
-        # Of earlier calls, which may have asked for another part of the suite.
-        failed = [path.parts[-4:-1] for path in sorted((self.work_dir / "runs").glob(f"*/*/*/{FAILED_FILE}"))]
-        triples += [(task, conv, int(seed)) for task, conv, seed in failed if seed.isdigit()]
+        # Of earlier calls, too, which may have asked for another part of the suite.
+        asked = [tuple(name.split("/")) for name in read_document(self.work_dir / SUITE_FILE)["planned"]]
+        asked += [path.parts[-4:-1] for path in (self.work_dir / "runs").glob(f"*/*/*/{FAILED_FILE}")]
+        triples = [(task, conv, int(seed)) for task, conv, seed in asked if seed.isdigit() and task in tasks]
+        triples.sort(key=lambda run: (place(run[0], tasks), place(run[1], convs), run[2]))
         written = write_report(
             self.work_dir,
             results,

@@ -38,7 +38,8 @@ class Paired:
         high: Its upper end.
         p_value: Of the two-sided paired t test; nan for one seed.
         n: Seeds in common.
-        supported: Whether the interval leaves zero out.
+        supported: Whether the interval leaves zero out; never where all seeds differ by the same, as values that count
+            few images may by chance.
         verdict: The same in words.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -27,8 +28,10 @@ PASSING = {
 }
 
 
-def suite(folder: Path, *arguments: str, kill_at: str = "", config: Path = SUITE) -> subprocess.CompletedProcess:
-    """Calls the suite in a process group of its own."""
+def suite(
+    folder: Path, *arguments: str, kill_at: str = "", kill_after: float | None = None, config: Path = SUITE
+) -> subprocess.CompletedProcess:
+    """Calls the suite in a process group of its own, which may be killed at a moment, or after some seconds."""
     command = [
         sys.executable,
         ROOT / "tools/suite.py",
@@ -39,14 +42,16 @@ def suite(folder: Path, *arguments: str, kill_at: str = "", config: Path = SUITE
         folder.parent / "data",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_AT": kill_at}
-    return subprocess.run(
-        [*command, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        start_new_session=True,
-        cwd=folder.parent,
-    )
+    process = subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True, cwd=folder.parent,
+    )  # fmt: skip
+    try:
+        output = process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, *output)
 
 
 def record(folder: Path) -> RunResult:
@@ -120,6 +125,28 @@ def test_killed_and_resumed_gives_the_same(undisturbed, resumed):
     assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_killed_at_any_time_gives_the_same(undisturbed):
+    """At moments drawn at random over the whole call: while it imports, trains, tests, inspects, writes or reports."""
+    folder, took = undisturbed.with_name("killed"), record(undisturbed).seconds + 10
+    moments = [random.SystemRandom().uniform(1, took) for _ in range(3)]
+    print(f"killed after {moments} seconds")  # pytest shows it where a test fails
+    for moment in moments:
+        done = suite(folder, "--conv", "DRConv", "--resume", kill_after=moment)
+        assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
+    done = suite(folder, "--conv", "DRConv", "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lasting(record(folder)) == lasting(record(undisturbed))
+    first, second = (csv_of(folder) for folder in (undisturbed, folder))
+    assert first == second
+
+
+def csv_of(folder: Path) -> list[dict[str, str]]:
+    """The report's runs with DRConv, but for what time and place decide."""
+    with (folder / "report/results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["conv"] == "DRConv"]
+    return [{name: value for name, value in row.items() if name not in PASSING} for row in rows]
+
+
 def test_jobs_give_the_same(undisturbed):
     folder = undisturbed.with_name("jobs")
     done = suite(folder, "--launcher", "submitit", "--jobs", "2")
@@ -134,11 +161,34 @@ def test_failed_run_does_not_stop_the_rest(undisturbed, tmp_path):
     text = SUITE.read_text().replace('"tiny_classifier.py"', repr(str(SUITE.with_name("tiny_classifier.py"))))
     # A layer of 64 channels can be built, the network can't.
     config.write_text(f"{text}\nconvs = dict(Broken=dict(type='DCN', deform_groups=64), **convs)\n")
-    before = record(undisturbed)
-    done = suite(undisturbed, "--conv", "Broken", "DRConv", "--resume", config=config)
+    before, rest = record(undisturbed), undisturbed / "runs/shapes/Conv2d/0/result.json"
+    assert not rest.exists()
+    done = suite(undisturbed, "--conv", "Broken", "Conv2d", "DRConv", "--resume", config=config)
     assert done.returncode == 1 and "FAILED shapes, Broken, seed 0: train ended with exit code 1" in done.stdout
     assert "input channels must divide deformable group size" in done.stdout
-    assert "1 of 1 runs failed; --resume tries them again" in done.stdout
+    assert "1 of 2 runs failed; --resume tries them again" in done.stdout and RunResult.read(rest).conv == "Conv2d"
     document = json.loads((undisturbed / "runs/shapes/Broken/0/failed.json").read_text())
     assert document["step"] == "train" and any("deformable group" in line for line in document["last_lines"])
     assert record(undisturbed) == before and (undisturbed / "report/report.html").is_file()
+
+
+def test_every_task_of_the_demo(tmp_path):
+    """The suite of `make demo`, with few images and one epoch: all four toolboxes, to a report with pictures."""
+    few = {
+        "detection": dict(epochs=1, data=dict(arguments=dict(num_train=8, num_val=4))),
+        "segmentation": dict(iterations=2, data=dict(arguments=dict(num_train=8, num_val=4))),
+        "face": dict(epochs=1, data=dict(arguments=dict(num_images=2, num_strangers=6, num_pairs=40))),
+        "classification": dict(epochs=1, data=dict(arguments=dict(num_train=4, num_val=2))),
+    }
+    config = tmp_path / "sample.py"
+    config.write_text(f"_base_ = '{ROOT}/configs/suite/sample.py'\ntasks = {few!r}\n")
+    done = suite(tmp_path / "work", "--conv", "DRConv", config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = {path.parts[-4]: RunResult.read(path) for path in (tmp_path / "work/runs").glob("*/*/*/result.json")}
+    assert results.keys() == few.keys()
+    for name, result in results.items():
+        assert result.regions and result.multiply_adds > 1e6 and result.curves["loss"], name
+        pictures = json.loads((tmp_path / f"work/runs/{name}/DRConv/0/pictures/pictures.json").read_text())
+        assert pictures, name
+    page = (tmp_path / "work/report/report.html").read_text()
+    assert "4 of 4" in page and page.count("<img ") >= len(few)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -29,6 +31,7 @@ def execute(run) -> RunResult:
 
 
 def crash(run) -> RunResult:
+    print("last words", file=sys.stderr, flush=True)
     os._exit(3)
 
 
@@ -85,6 +88,8 @@ def test_options_that_submitit_does_not_take(runs, tmp_path, cluster, parameters
 def test_crashed_job(runs, tmp_path):
     found = launch(runs[:1], crash, tmp_path)["Conv2d"]
     assert isinstance(found, RunFailedError) and "its job" in str(found) and str(tmp_path) in str(found)
+    assert "    | last words" in str(found) and runs[0].state() == "failed"
+    assert json.loads((runs[0].folder / "failed.json").read_text())["last_lines"][-1] == "last words"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -102,7 +107,7 @@ def test_full_disk_stops_the_suite_and_its_jobs(runs, tmp_path):
     """Also where the shell has told the suite to ignore SIGINT, as in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with pytest.raises(DiskFullError):
+        with pytest.raises(DiskFullError, match=r"^the disk is full \(here\); finished runs are kept"):
             launch(runs, no_space, tmp_path)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, DictAction
 
+from drconv_mm import DRConv2d
+from drconv_mm.engine.model import build_model
 from drconv_mm.suite.config import load_suite
 from drconv_mm.suite.errors import SuiteError
+from drconv_mm.suite.matching import forget_widths, read_widths
 from drconv_mm.suite.plan import claim, generate_data, make_plan, missing_data, read_config, select
 
 from .conftest import TINY
@@ -111,6 +114,12 @@ def test_checkpoints_and_logs_of_any_length(suite, tmp_path, length, between_che
     hooks = parsed(make_plan(replace(suite, tasks={"shapes": task}), tmp_path, tmp_path)[0]).default_hooks
     assert (hooks.checkpoint.interval, hooks.checkpoint.max_keep_ckpts) == (between_checkpoints, 2)
     assert hooks.logger.interval == between_logs
+    text = config.read_text()
+    for by_epoch, interval in ((False, min(5, between_checkpoints)), (True, between_checkpoints)):
+        own = f"checkpoint=dict(type='CheckpointHook', interval=5, by_epoch={by_epoch})"
+        config.write_text(f"{text}default_hooks.update({own})\n")
+        hooks = parsed(make_plan(replace(suite, tasks={"shapes": task}), tmp_path, tmp_path)[0]).default_hooks
+        assert hooks.checkpoint.interval == interval  # the config's own, where it is the shorter
 
 
 def test_nested_settings_and_a_config_that_says_none(tmp_path):
@@ -191,6 +200,9 @@ def test_paths_that_the_command_line_cannot_carry(suite, tmp_path):
         ("convs['X'] = 'DCN'", r"convs\['X'\] must be None, dict\(type=...\)"),
         ("convs['X'] = dict(widened_to='Conv2d')", "widened_to must name another"),
         ("tasks['shapes']['leave_out'] = ['X']", r"tasks\['shapes'\]: leave_out: 'X' is none of its convs"),
+        ("tasks['shapes']['input_shape'] = 32", r"input_shape must be \(height, width\) in pixels, got 32"),
+        ("tasks['shapes']['options'] = ['a=1']", r"options must be a dict, got \['a=1'\]"),
+        ("tasks['shapes']['metric'] = 'AP'", "metric must be a dict, got 'AP'"),
         ("seeds = 0", "seeds must be at least 1, got 0"),
         ("baseline = 'X'", "baseline='X' is none of its convs"),
         ("del tasks['shapes']['data']['generate'], tasks['shapes']['data']['arguments']", "'files' is missing"),
@@ -211,6 +223,9 @@ def test_config_without_what_the_suite_needs(suite, tmp_path):
     config = tmp_path / "bare.py"
     config.write_text("default_scope = 'mmpretrain'\n")
     with pytest.raises(SuiteError, match=r"bare.py of task 'shapes' has no train_cfg"):
+        read_config(replace(suite.tasks["shapes"], config=config))
+    config.write_text(f"_base_ = '{suite.tasks['shapes'].config}'\nval_cfg = val_dataloader = val_evaluator = None\n")
+    with pytest.raises(SuiteError, match=r"bare.py of task 'shapes' has no val_cfg"):
         read_config(replace(suite.tasks["shapes"], config=config))
 
 
@@ -267,20 +282,62 @@ def test_generated_data(suite, tmp_path):
         generate_data(suite, tmp_path / "other")
 
 
+def claims(work_dir: Path, suite, convs=None) -> list[str]:
+    runs = make_plan(suite, work_dir, work_dir)
+    return claim(work_dir, suite, convs or suite.convs, runs)
+
+
 def test_one_suite_in_a_work_dir(suite, tmp_path):
-    claim(tmp_path, replace(suite, convs={"Conv2d": None}))
-    claim(tmp_path, suite)  # a conv type is added
-    claim(tmp_path, replace(suite, convs={"Conv2d": None}))
-    assert list(json.loads((tmp_path / "suite.json").read_text())["settings"]) == [
-        "tasks.shapes", "convs.Conv2d", "convs.DRConv",
-    ]  # fmt: skip
+    claims(tmp_path, replace(suite, convs={"Conv2d": None}))
+    claims(tmp_path, suite)  # a conv type is added
+    claims(tmp_path, replace(suite, convs={"Conv2d": None}))
+    document = json.loads((tmp_path / "suite.json").read_text())
+    assert list(document["settings"]) == ["tasks.shapes", "convs.Conv2d", "exact_resume", "convs.DRConv"]
+    assert document["planned"] == ["shapes/Conv2d/0", "shapes/DRConv/0"]
     with pytest.raises(SuiteError, match="holds suite 'tiny_suite', not 'other'"):
-        claim(tmp_path, replace(suite, name="other"))
-    with pytest.raises(SuiteError, match=r"begun with other settings of convs\.DRConv"):
-        claim(tmp_path, replace(suite, convs={"DRConv": dict(type="drconv_mm.DRConv", num_regions=4)}))
-    longer = {"shapes": replace(suite.tasks["shapes"], epochs=8)}
-    with pytest.raises(SuiteError, match=r"other settings of tasks\.shapes"):
-        claim(tmp_path, replace(suite, tasks=longer))
+        claims(tmp_path, replace(suite, name="other"))
+
+
+@pytest.mark.parametrize("what_is_there", ["result.json", "training/epoch_1.pth"])
+def test_what_was_trained_with_is_not_changed(suite, tmp_path, what_is_there):
+    """And what was not, may be: the first run of a task may have failed by its setting."""
+    task = suite.tasks["shapes"]
+    other_conv = replace(suite, convs={"Conv2d": None, "DRConv": dict(type="drconv_mm.DRConv", num_regions=4)})
+    longer = replace(suite, tasks={"shapes": replace(task, epochs=8)})
+    claims(tmp_path, suite)
+    (tmp_path / "runs/shapes/DRConv/0").mkdir(parents=True)
+    (tmp_path / "runs/shapes/DRConv/0/failed.json").touch()
+    assert claims(tmp_path, other_conv) == ["convs.DRConv"] and claims(tmp_path, suite) == ["convs.DRConv"]
+    assert claims(tmp_path, longer) == ["tasks.shapes"] and claims(tmp_path, suite) == ["tasks.shapes"]
+    path = tmp_path / "runs/shapes/DRConv/0" / what_is_there
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    before = (tmp_path / "suite.json").read_bytes()
+    inexact = replace(suite, exact_resume=False)
+    for changed_suite, name in ((other_conv, "convs.DRConv"), (longer, "tasks.shapes"), (inexact, "exact_resume")):
+        with pytest.raises(SuiteError, match=rf"has runs with other settings of {name} .*give the changed setting an"):
+            claims(tmp_path, changed_suite)
+    assert (tmp_path / "suite.json").read_bytes() == before
+    # What no training sees.
+    renamed = replace(task, title="Shapes", data={**task.data, "source": "drawn"}, leave_out=["Conv2d"])
+    claims(tmp_path, replace(suite, tasks={"shapes": renamed}))
+
+
+def test_a_control_hangs_on_what_it_is_matched_to(suite, tmp_path):
+    convs = {**suite.convs, "Wide": dict(widened_to="DRConv")}
+    part = replace(suite, convs={"Wide": convs["Wide"]})
+    other = dict(convs, DRConv=dict(type="drconv_mm.DRConv", num_regions=4))
+    claims(tmp_path, part, convs)
+    (tmp_path / "widths.json").write_text(json.dumps({"shapes/Wide": {}, "cells/Wide": {}, "shapes/Other": {}}))
+    changed_settings = claims(tmp_path, part, other)
+    assert changed_settings == ["convs.DRConv"]
+    forget_widths(tmp_path, changed_settings, {**other, "Other": dict(widened_to="X")})
+    assert list(read_widths(tmp_path)) == ["shapes/Other"]
+    result = tmp_path / "runs/shapes/Wide/0/result.json"
+    result.parent.mkdir(parents=True)
+    result.touch()
+    with pytest.raises(SuiteError, match=r"other settings of convs\.DRConv"):
+        claims(tmp_path, part, convs)
 
 
 def test_a_config_that_says_something_else_is_another_setting(suite, tmp_path):
@@ -288,21 +345,35 @@ def test_a_config_that_says_something_else_is_another_setting(suite, tmp_path):
     config.parent.mkdir()
     same = replace(suite, tasks={"shapes": replace(task, config=config)})
     config.write_text(f"_base_ = '{task.config}'\n")
-    claim(tmp_path, suite)
-    claim(tmp_path, same)  # it lies elsewhere
+    claims(tmp_path, suite)
+    assert claims(tmp_path, same) == []  # it lies elsewhere
+    result = tmp_path / "runs/shapes/DRConv/0/result.json"
+    result.parent.mkdir(parents=True)
+    result.touch()
     config.write_text(f"_base_ = '{task.config}'\noptim_wrapper = dict(optimizer=dict(lr=0.7))\n")
     with pytest.raises(SuiteError, match=r"other settings of tasks\.shapes"):
-        claim(tmp_path, same)
+        claims(tmp_path, same)
 
 
 def test_additions_of_the_docs_page(tmp_path):
-    """The lines that docs/suite.md adds, in a suite."""
+    """The lines that docs/suite.md adds, in the suite that it names, whose controls need a width."""
     conv, task = (
         "\n".join(line[1:].strip() for line in block.splitlines() if line.startswith("+"))
         for block in re.findall(r"```diff\n(.*?)```", (ROOT / "docs/suite.md").read_text(), re.DOTALL)
     )
-    suite = load_suite(changed(tmp_path, f"convs.update({{{conv}}})\ntasks.update(dict({task}))"))
-    runs = make_plan(suite, tmp_path, tmp_path / "data")
+    mini = (ROOT / "configs/suite/mini.py").read_text()
+    path = tmp_path / "mini.py"
+    path.write_text(f"{mini}\nconvs.update({{{conv}}})\ntasks.update(dict({task}))\n")
+    suite = load_suite(path)
+    runs = {(run.task.name, run.conv) for run in make_plan(suite, tmp_path, tmp_path / "data")}
     assert len(conv.splitlines()) <= 5 and len(task.splitlines()) <= 5
-    assert {(run.task.name, run.conv) for run in runs} > {("cells", "Conv2d"), ("shapes", "DRConv-m4")}
-    assert [message.split()[1] for message in missing_data(suite, tmp_path)] == ["'cells'"]
+    assert runs > {("cells", "Conv2d"), ("cells", "DRConv-pooled"), ("detection", "DRConv-m4")}
+    assert "'cells'" in [message.split()[1] for message in missing_data(suite, tmp_path)]
+
+
+def test_networks_of_full_can_be_built(tmp_path):
+    """With the options of their runs: only the data are not there."""
+    for run in make_plan(load_suite(ROOT / "configs/suite/full.py"), tmp_path, tmp_path):
+        if run.seed == 0 and run.conv != "Conv2d-widened":
+            layers = sum(isinstance(m, DRConv2d) for m in build_model(parsed(run)).modules())
+            assert (layers > 0) == run.conv.startswith("DRConv"), run.name

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from statistics import mean, stdev
 
 import cv2
 import numpy as np
 import pytest
 
 from drconv_mm.suite.report import write_report
-from drconv_mm.suite.report.numbers import format_number
+from drconv_mm.suite.report.numbers import COLUMN_UNITS, format_number
 
 from .example_results import COMMAND, example_results, write_run
 from .page import read_page, rows_of_runs
@@ -28,6 +29,13 @@ PROBE = """<script>addEventListener("load", () => parent.postMessage(JSON.string
   inner: innerWidth, scroll: document.documentElement.scrollWidth,
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
   paper: getComputedStyle(document.querySelector("figure")).backgroundColor}), "*"))</script></body>"""
+# innerText is what is laid out: empty where nothing is shown.
+SEEN = """<script>addEventListener("load", () => { const p = document.createElement("p"); p.id = "seen";
+p.textContent = JSON.stringify({
+  cells: [...document.querySelectorAll("table[data-task] tr[data-conv] td[data-field]")].map(c => [
+    c.closest("table").dataset.task, c.parentNode.dataset.conv, c.dataset.field, c.innerText.replace(/\\s+/g, " ")]),
+  cards: [...document.querySelectorAll("li.card")].map(c => c.innerText)});
+document.body.append(p) })</script></body>"""
 FRAME = """<!DOCTYPE html><body style="margin:0">
 <iframe src="{page}" width="{width}" height="{height}" style="border:0">
 </iframe><script>onmessage = e => {{ const p = document.createElement("p"); p.id = "found"; p.textContent = e.data;
@@ -56,7 +64,38 @@ def browse(page: Path, profile: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_numbers_on_the_rendered_page_are_those_of_the_csv(folder, tmp_path):
+def test_numbers_that_the_browser_shows_are_those_of_the_csv(folder, tmp_path):
+    """What a reader sees of the tables and cards: text that is laid out, not what the file says."""
+    page = tmp_path / "page.html"
+    page.write_text((folder / "report.html").read_text().replace("</body>", SEEN))
+    seen = json.loads(read_page(browse(page, tmp_path / "profile", "--dump-dom")).one("p", id="seen").text)
+    with (folder / "results.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for run in runs:
+        row = found.setdefault((run["task"], run["conv"]), {})
+        for name in ("value", "multiply_adds", "parameters", "seconds_per_iteration", "peak_memory_bytes"):
+            row.setdefault(name, []).append(float(run[name]))
+    assert {(task, conv) for task, conv, _, _ in seen["cells"]} == found.keys() and len(found) == 2 * 4
+    units = {"cells": "", "faces": "%"}
+    for task, conv, field, text in seen["cells"]:
+        if field in found[task, conv]:
+            values = found[task, conv][field]
+            unit = units[task] if field == "value" else COLUMN_UNITS[field]
+            assert text.startswith(format_number(mean(values), unit)), (task, conv, field, text)
+            if field == "value":
+                assert f"± {format_number(stdev(values), unit)}" in text and "3 of 3 seeds" in text
+        else:
+            assert field == "difference"
+            base = found[task, "Conv2d"]["value"]
+            difference = mean(b - a for a, b in zip(base, found[task, conv]["value"], strict=True))
+            assert conv == "Conv2d" or text.startswith(format_number(difference, units[task], sign=True))
+    for task, unit in units.items():
+        value = format_number(mean(found[task, "Conv2d"]["value"]), unit)
+        assert sum("Conv2d: " in text and value in text for text in seen["cards"]) == 1
+
+
+def test_numbers_of_all_runs_are_those_of_the_csv(folder, tmp_path):
     page = read_page(browse(folder / "report.html", tmp_path, "--dump-dom"))
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.reader(file))

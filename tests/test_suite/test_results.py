@@ -54,7 +54,8 @@ def test_nan_is_a_result(result):
 
 @pytest.mark.parametrize("schema", ["drconv_mm.suite.result/2", None, 1])
 def test_other_schema(result, tmp_path, schema):
-    path = tmp_path / "result.json"
+    path = tmp_path / "detection/DRConv/2/result.json"
+    path.parent.mkdir(parents=True)
     path.write_text(json.dumps({**json.loads(result.to_json()), "schema": schema}))
     with pytest.raises(ResultError) as caught:
         read_results(tmp_path)
@@ -109,3 +110,5 @@ def test_csv_has_full_precision(result, tmp_path):
     assert tuple(rows[0]) == CSV_COLUMNS and [row["seed"] for row in rows] == ["2", "3"]
     assert rows[0]["metric"] == "coco/bbox_mAP" and float(rows[0]["value"]) == result.value
     assert float(rows[0]["seconds_per_iteration"]) == result.seconds_per_iteration
+    assert (rows[0]["git_commit"], rows[0]["device"]) == ("", "")
+    assert replace(result, environment={"cpu": "a", "gpu": "b x 1"}).device == "b x 1"

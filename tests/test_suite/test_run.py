@@ -118,6 +118,12 @@ def test_full_disk_of_the_step(run):
     assert run.state() == "new"  # it did not fail: it was stopped
 
 
+def test_memory_that_workers_share_is_no_disk(run):
+    text = "raise RuntimeError('unable to write to file </torch_42_7>: No space left on device (28)')"
+    with pytest.raises(RunFailedError, match="unable to write to file </torch_42_7>"):
+        _call(run, python(text), "train")
+
+
 @pytest.mark.skipif(
     not Path("/dev/full").exists(), reason="needs /dev/full, a file on which every write finds no space"
 )
@@ -136,6 +142,7 @@ def test_steps_beside_each_other_keep_their_memory_and_leave_the_cores(run, monk
         monkeypatch.setattr(f"drconv_mm.suite.run.{name}", lambda *_, text=text: python(text))
     monkeypatch.setattr("drconv_mm.suite.run.newest_checkpoint", lambda run: run.folder / "epoch_4.pth")
     State(run.folder / "state.json").save(trained=True)
+    assert run.budget == 4
     with pytest.raises(RunFailedError, match="wrote no results"):
         execute(run, "suite.py", report=lambda text: None)
     for step in ("inspection", "test"):
@@ -150,6 +157,37 @@ def test_a_run_that_is_tried_again_has_not_failed_yet(run, monkeypatch):
     with pytest.raises(RunFailedError, match="without a whole checkpoint"):
         execute(run, "suite.py", report=lambda text: None)
     assert states == ["started"] and run.state() == "failed"
+
+
+@pytest.mark.parametrize("left", ["nothing", "an earlier one"])
+def test_a_lost_checkpoint_of_the_end_is_made_again(run, monkeypatch, left):
+    """Never is an earlier one evaluated in its place."""
+    save_and_log(run, *([1, 2] if left == "an earlier one" else []))
+    State(run.folder / "state.json").save(trained=True)
+    trained = []
+    monkeypatch.setattr("drconv_mm.suite.run._train", lambda run, *_: trained.append(newest_checkpoint(run)))
+    with pytest.raises(RunFailedError, match="without a whole checkpoint and the validation of its end"):
+        execute(run, "suite.py", report=lambda text: None)
+    assert [path and path.name for path in trained] == ["epoch_2.pth" if left == "an earlier one" else None]
+
+
+def save_and_log(run, *epochs: int) -> None:
+    """Checkpoints, each with the validations that are due (of epochs 2 and 4)."""
+    scalars = run.folder / "training/20260101_000000/vis_data/scalars.json"
+    scalars.parent.mkdir(parents=True)
+    for epoch in epochs:
+        with zipfile.ZipFile(run.folder / f"training/epoch_{epoch}.pth", "w") as archive:
+            archive.writestr("data", "x")
+    rows = [{"accuracy/top1": 5.0, "step": 2 * epoch} for epoch in epochs if epoch % 2 == 0]
+    scalars.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def test_batches_of_another_size_do_not_go_on_with_a_training(run, monkeypatch):
+    save_and_log(run, 1)
+    State(run.folder / "state.json").save(batch_size=32)
+    monkeypatch.setattr("drconv_mm.suite.run._train", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(SuiteError, match="batches of 32 images, this call has 8: give --gpus as it was, or delete"):
+        execute(run, "suite.py", report=lambda text: None)
 
 
 @pytest.mark.parametrize(("peak", "expected"), [(5, 7), (9, 9)])
@@ -336,9 +374,10 @@ def test_a_metric_by_another_name_is_an_error(run):
 def test_commits_of_all_sittings(run, monkeypatch):
     for commit in ("a" * 40, None, "b" * 40, "a" * 40):
         monkeypatch.setattr("drconv_mm.suite.run.git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr("drconv_mm.suite.run.cpu_name", lambda commit=commit: commit and commit[0])
         State(run.folder / "state.json").save()
     result = _collect(run, left_behind(run, **{"accuracy/top1": 1.0}), "suite.py", [])
-    assert result.git_commit == f"{'a' * 40}, {'b' * 40}"
+    assert result.git_commit == f"{'a' * 40}, {'b' * 40}" and result.device == "a, b"
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

@@ -116,10 +116,15 @@ def test_record_of_another_schema(session):
 
 
 def test_record_in_the_wrong_place(session):
-    for changed in (dict(seed=3), dict(suite="lfw_mini")):
+    """Before anything starts: the report could not tell which is meant."""
+    for changed, error in ((dict(seed=3), ResultError), (dict(suite="lfw_mini"), SuiteError)):
         finish(session.runs[0], **changed)
-        with pytest.raises(SuiteError, match=r"is the result of \(.*\), expected \('tiny_suite', 'shapes', .*0\)"):
+        with pytest.raises(error, match=r"is the result of \(.*\), expected \(.*'shapes', .*0'?\); move it to where"):
             session.run(resume=True)
+    finish(session.runs[0])
+    shutil.copytree(session.runs[0].folder, session.runs[0].folder.with_name("0.bak"))
+    with pytest.raises(ResultError, match=r"0.bak/result.json is the result of .*'0'\), expected .*'0.bak'\)"):
+        session.run(resume=True)
 
 
 def test_missing_data_stop_everything(tmp_path):
@@ -146,7 +151,7 @@ def test_committed_records_of_mini_can_be_gone_on_with(tmp_path):
     """No change of `Task` or of a config may shut them out."""
     shutil.copytree(ROOT / "docs/results/mini", tmp_path / "work")
     session = Session(load_suite(ROOT / "configs/suite/mini.py"), work_dir=tmp_path / "work", data_root=tmp_path)
-    claim(session.work_dir, session.suite)
+    assert claim(session.work_dir, session.suite, session.whole.convs, session.runs) == []
     assert sum(run.state() == "finished" and bool(run.result()) for run in session.runs) >= 6
 
 
@@ -185,6 +190,33 @@ def test_record_of_another_batch_size(session):
     finish(session.runs[0], batch_size=32)
     with pytest.raises(SuiteError, match=r"batches of 32 images, this run has 8: give --gpus as it was"):
         session.run(resume=True)
+
+
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs /dev/full, a file on which every write finds no space"
+)
+def test_full_disk_in_the_middle_keeps_what_is_finished(session):
+    finish(session.runs[0])
+    before = (session.runs[0].folder / "result.json").read_bytes()
+    session.runs[1].folder.mkdir(parents=True)
+    (session.runs[1].folder / "train.log").symlink_to("/dev/full")
+    with pytest.raises(DiskFullError, match=r"the disk is full \(.*\); finished runs are kept.*--resume"):
+        session.run(resume=True)
+    assert (session.runs[0].folder / "result.json").read_bytes() == before
+    assert session.runs[1].state() == "started"  # it did not fail: it is gone on with
+    finish(session.runs[1])
+    assert session.run(resume=True) == []
+
+
+def test_report_knows_what_earlier_calls_have_not_finished(suite, session):
+    """Of a call that was stopped before most of its runs had begun."""
+    runs = Session(suite, seeds=3, work_dir=session.work_dir, data_root=session.data_root).runs
+    claim(session.work_dir, suite, suite.convs, runs)
+    for run in session.runs:
+        finish(run)
+    session.run(resume=True)
+    text = (session.work_dir / "report/report.md").read_text()
+    assert "2 of 6 runs done" in text and "- shapes, DRConv, seed 2: not run, or not finished" in text
 
 
 def test_failed_runs_of_earlier_calls_are_in_the_report(session, suite):

@@ -27,7 +27,7 @@ def render_html(
 ) -> str:
     """The page.
 
-    Every number in it stands in an element with the raw one in ``data-value`` and its unit in ``data-unit``.
+    Every number in its tables stands in an element with the raw one in ``data-value`` and its unit in ``data-unit``.
 
     Args:
         content: What it says.

@@ -68,8 +68,8 @@ def write_markdown(
     lines += [METHOD, "", "All runs are in [results.csv](results.csv).", ""]
     if left_out:
         lines += [f"{left_out} more pictures are in the runs' folders.", ""]
-    for environment, count in content.environments:
-        lines += [f"Environment of {count} run{'s' * (count != 1)}:", "", "| | |", "|---|---|"]
+    for environment, of in content.environments:
+        lines += [f"Environment of {_text(of)}:", "", "| | |", "|---|---|"]
         lines += [f"| {_text(name)} | {_text(value)} |" for name, value in environment.items()] + [""]
     write_whole(path, "\n".join(lines))
     for old in stale - set(written.values()):

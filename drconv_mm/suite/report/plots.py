@@ -222,7 +222,7 @@ def share_plot(task: Task, row: Row) -> Plot | None:
         return None
     names = _without_common_start([layer.name for layer in layers])
     most = max(len(layer.shares) for layer in layers)
-    colors = matplotlib.colormaps["cividis"](np.linspace(0.15, 1, most))
+    colors = matplotlib.colormaps["cividis"](np.linspace(0.15, 0.8, most))
     with matplotlib.rc_context(_STYLE):
         figure = Figure((_WIDTH, 0.9 + 0.24 * len(layers)), layout="constrained")
         axes = figure.subplots()

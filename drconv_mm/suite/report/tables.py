@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,9 @@ from .numbers import format_number
 Run = tuple[str, str, int]  # task, conv, seed
 
 METHOD = (
-    "Multiply-adds are of one image. Time is the median of a run's training iterations, memory the largest resident "
-    "size of the training process, or on a GPU the most that its tensors took; both are means over the seeds. "
+    "Multiply-adds are of one image. Time is of a training iteration: the median over a run's log lines, each a mean "
+    "over the iterations just before it. Memory is the largest resident size of the training process, or on a GPU the "
+    "most that its tensors took. Both are means over the seeds. "
     "Differences are paired by seed: Student's t interval at 95 %, and a paired t test, neither corrected for the "
     "number of comparisons. Few seeds can't test whether differences are normal."
 )
@@ -129,12 +131,15 @@ class Task:
             for judgement in ("better", "worse")
         }
         said = [f"{convs} did {judgement}" for judgement, convs in found.items() if convs]
-        number = max(row.difference.n for row in compared)
-        if number == 1:
+        if said:
+            number = _seeds_of(row for row in compared if self.judge(row) != "open")
+            return f"{', '.join(said)} than {self.baseline_conv}, supported by {number}."
+        tested = [row for row in compared if math.isfinite(row.difference.p_value)]
+        if tested:
+            return f"No difference to {self.baseline_conv} that {_seeds_of(tested)} support."
+        if all(row.difference.n == 1 for row in compared):
             return f"One seed supports no difference to {self.baseline_conv}."
-        if not said:
-            return f"No difference to {self.baseline_conv} that {seeds(number)} support."
-        return f"{', '.join(said)} than {self.baseline_conv}, supported by {seeds(number)}."
+        return f"No difference to {self.baseline_conv} can be tested."
 
     def findings(self) -> list[str]:
         """What each conv type gave, the baseline conv's first."""
@@ -169,6 +174,12 @@ def _difference(row: Row, unit: str) -> str:
     return f"{text}, {paired.verdict}"
 
 
+def _seeds_of(rows: Iterable[Row]) -> str:
+    """``3 seeds``, or ``2 to 3 seeds`` where the rows have not as many."""
+    numbers = sorted({row.difference.n for row in rows})
+    return seeds(numbers[-1]) if len(numbers) == 1 else f"{numbers[0]} to {seeds(numbers[-1])}"
+
+
 def seeds(count: int) -> str:
     """``3 seeds``, ``1 seed``."""
     return f"{count} seed{'s' * (count != 1)}"
@@ -190,7 +201,7 @@ class Content:
     """All that a report says.
 
     Attributes:
-        environments: Each distinct environment with the number of runs made in it, most first.
+        environments: Each distinct environment with what was run in it, most first: ``12 runs: detection, face``.
         commits: The project's commits that the runs were made with.
     """
 
@@ -204,7 +215,7 @@ class Content:
     results: list[RunResult]
     planned: int
     unfinished: list[Unfinished]
-    environments: list[tuple[dict[str, str], int]]
+    environments: list[tuple[dict[str, str], str]]
     commits: list[str]
 
     @property
@@ -258,10 +269,9 @@ def collect(
         for name in names
         if any(run[0] == name for run in by_run)
     ]
-    environments: dict[tuple, int] = {}
+    environments: dict[tuple, list[RunResult]] = {}
     for result in results:
-        key = tuple(sorted(result.environment.items()))
-        environments[key] = environments.get(key, 0) + 1
+        environments.setdefault(tuple(sorted(result.environment.items())), []).append(result)
     return Content(
         title=title,
         command=command,
@@ -273,9 +283,20 @@ def collect(
         results=[by_run[run] for run in planned if run in by_run],
         planned=len(planned),
         unfinished=[_unfinished(work_dir, run) for run in planned if run not in by_run],
-        environments=[(dict(key), count) for key, count in sorted(environments.items(), key=lambda item: -item[1])],
+        environments=[
+            (dict(key), _runs_of(found)) for key, found in sorted(environments.items(), key=lambda item: -len(item[1]))
+        ],
         commits=sorted({commit for result in results for commit in (result.git_commit or "").split(", ") if commit}),
     )
+
+
+def _runs_of(results: list[RunResult]) -> str:
+    """How many, and of which seeds of which tasks."""
+    seeds_of: dict[str, set[int]] = {}
+    for result in results:
+        seeds_of.setdefault(result.task, set()).add(result.seed)
+    which = "; ".join(f"{task}, seed {', '.join(map(str, sorted(of)))}" for task, of in seeds_of.items())
+    return f"{len(results)} run{'s' * (len(results) != 1)} ({which})"
 
 
 def _task(name: str, results: list[RunResult], planned: list[Run], convs: list[str], baseline_conv: str) -> Task:
