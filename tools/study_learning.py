@@ -18,10 +18,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median, stdev, variance
 
 import cv2
 import numpy as np
@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
-from timing import interleaved, machine
+from scipy import stats
+from timing import interleaved, machine, restart_with
 from torch import Tensor, nn
 
 import drconv_mm
@@ -41,7 +42,8 @@ from drconv_mm.layers import DRConv2d, observe_regions, register_generator
 from drconv_mm.layers.conv_type import ApplyTo
 from drconv_mm.layers.generators import MixtureGenerator
 from drconv_mm.memory import KEEP_FREED_MEMORY
-from drconv_mm.suite.statistics import paired_difference
+from drconv_mm.models.backbones.drconv_shufflenet_v2 import ShuffleBlock
+from drconv_mm.suite.statistics import CONFIDENCE, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
 SIZE, STORED = 96, 112
@@ -64,6 +66,7 @@ class Arm:
         widened: Whether the standard network has the multiply-adds of the DRConv one.
         start: Initialises the network in another way.
         random_regions: Whether the region maps are random and fixed.
+        decayed: Whether the guides' and the generators' weights decay as the others do.
     """
 
     about: str
@@ -71,6 +74,7 @@ class Arm:
     widened: bool = False
     start: Callable[[nn.Module], None] | None = None
     random_regions: bool = False
+    decayed: bool = True
 
 
 def _layers(model: nn.Module) -> list[DRConv2d]:
@@ -78,15 +82,41 @@ def _layers(model: nn.Module) -> list[DRConv2d]:
 
 
 def authors_start(model: nn.Module) -> None:
-    """As the authors' code starts: routing of std 0.01 without bias, guide and kernels as ``nn.Conv2d``."""
+    """As the authors' code starts: routing of std 0.01, guide and kernels as ``nn.Conv2d``.
+
+    Their routing has no bias; here it starts at 0 and learns.
+    """
     for layer in _layers(model):
         nn.init.normal_(layer.generator.routing_weight, std=0.01)
         nn.init.zeros_(layer.generator.routing_bias)
         for kernel in layer.generator.kernels:
             nn.init.kaiming_uniform_(kernel, a=5**0.5)
-    for name, parameter in model.named_parameters():
-        if name.endswith("guide_weight"):
-            nn.init.kaiming_uniform_(parameter, a=5**0.5)
+    uncentred_guide(model)
+
+
+def _guide_weights(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for name, parameter in model.named_parameters() if name.endswith("guide_weight")]
+
+
+def uncentred_guide(model: nn.Module) -> None:
+    """Guides as ``nn.Conv2d``, whose kernels do not sum to zero."""
+    for weight in _guide_weights(model):
+        nn.init.kaiming_uniform_(weight, a=5**0.5)
+
+
+def sharp_guide(model: nn.Module) -> None:
+    """A quarter of the softmax's temperature: the gradient reaches less far beyond the likeliest region."""
+    for weight in _guide_weights(model):
+        weight.data.mul_(4)
+
+
+def guide_norm(model: nn.Module) -> None:
+    """Batch norm behind each block's guide: on average the regions' scores are equally high and spread."""
+    blocks = [module for module in model.modules() if isinstance(module, ShuffleBlock)]
+    if not blocks:
+        raise SystemExit("study_learning.py: the arm guide_norm is of drconv_shufflenet_v2-0.5x alone")
+    for block in blocks:
+        block.guide = nn.Sequential(block.guide, nn.BatchNorm2d(len(block.guide.guide_weight), affine=False))
 
 
 def apart_start(model: nn.Module) -> None:
@@ -146,7 +176,9 @@ ARMS = {
     "pooled": Arm("generator `pooled`", {"generator": "pooled"}),
     "no_static": Arm("`mixture` without static kernel", {"generator": {"type": "mixture", "static": False}}),
     "authors": Arm(
-        "the authors' initialisation", {"generator": {"type": "mixture", "static": False}}, start=authors_start
+        "the authors' layer: their initialisation, no static kernel",
+        {"generator": {"type": "mixture", "static": False}},
+        start=authors_start,
     ),
     "apart": Arm("regions' filters differ from the start", start=apart_start),
     "routing1": Arm("routing logits of std 1 in place of 3", start=routing_start(1.0)),
@@ -154,6 +186,10 @@ ARMS = {
     "centred4": Arm("mixing weights around zero, gain 4", {"generator": "centred"}),
     "centred8": Arm("mixing weights around zero, gain 8", {"generator": "centred"}, start=gain_start(8.0)),
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
+    "uncentred_guide": Arm("guide kernels that don't sum to zero", start=uncentred_guide),
+    "sharp_guide": Arm("guide kernels four times as large", start=sharp_guide),
+    "guide_norm": Arm("batch norm behind the guide", start=guide_norm),
+    "no_decay": Arm("no weight decay on guide and generator", decayed=False),
 }
 
 
@@ -330,16 +366,31 @@ def entropies(model: nn.Module, images: Tensor) -> dict[str, float]:
     return {name: round(region_entropy(region_shares(c)), 4) for name, c in counts.items()}
 
 
+def load(data: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], int]:
+    """Images and labels to train on, those to validate on, and the number of classes."""
+    (*train, classes), (*val, others) = (load_split(data, split) for split in ("train", "val"))
+    if classes != others:  # labels are places in the list of names
+        raise SystemExit(
+            f"study_learning.py: {data} must have the same classes in train/ and val/; only one of them has "
+            f"{', '.join(sorted({*classes} ^ {*others}))}"
+        )
+    return train, val, len(classes)
+
+
 def train_one(
     network: str, arm_name: str, learning_rate: float, seed: int, iterations: int, data: Path, out: Path
 ) -> dict:
     """Trains and evaluates one run, and writes its JSON at the end."""
     torch.manual_seed(seed)
     arm = ARMS[arm_name]
-    (images, labels, classes), (val_images, val_labels, _) = (load_split(data, split) for split in ("train", "val"))
-    model = build(network, arm, len(classes))
-    decayed = [p for name, p in model.named_parameters() if p.dim() > 1]
-    rest = [p for name, p in model.named_parameters() if p.dim() <= 1]  # norms and biases
+    (images, labels), (val_images, val_labels), num_classes = load(data)
+    model = build(network, arm, num_classes)
+    rest = [p for p in model.parameters() if p.dim() <= 1]  # norms and biases
+    if not arm.decayed:
+        rest += [p for layer in _layers(model) for p in layer.generator.parameters() if p.dim() > 1]
+        rest += _guide_weights(model)
+    undecayed = {id(p) for p in rest}
+    decayed = [p for p in model.parameters() if id(p) not in undecayed]
     optimizer = torch.optim.SGD(
         [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)], lr=learning_rate, momentum=MOMENTUM
     )
@@ -412,7 +463,7 @@ def run(args: argparse.Namespace) -> None:
                      f"{args.iterations}; give another --results")  # fmt: skip
     missing = [job for job in jobs if not job[-1].exists()]
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished before", flush=True)
-    load_split(args.data, "train")  # a wrong layout shows before anything starts
+    load(args.data)  # a wrong layout shows before anything starts
     os.environ.update({**KEEP_FREED_MEMORY, **os.environ})  # for the workers
     started = time.perf_counter()
     with torch.multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
@@ -429,31 +480,41 @@ def run(args: argparse.Namespace) -> None:
 
 
 def time_arms(args: argparse.Namespace) -> None:
-    """Times a training step and inference of each arm, one round after another, and writes ``times.json``."""
-    images, labels, classes = load_split(args.data, "train")
+    """Times a training step and inference of each arm, one round after another, and writes ``times.json``.
+
+    What the file has of other networks and arms stays, if it is of this machine.
+    """
+    restart_with(KEEP_FREED_MEMORY)  # as training has it
+    (images, labels), _, num_classes = load(args.data)
     images, labels = cropped(images[:BATCH]), labels[:BATCH]
     MMLogger.get_instance("mmengine", log_level="WARNING")
-    times: dict[str, dict[str, dict]] = {}
-    for network in args.networks:
-        runs: dict[tuple[str, str], Callable[[], None]] = {}
-        for arm in args.arms:
-            model = build(network, ARMS[arm], len(classes))
+    path, about = args.results / "times.json", dict(machine("cpu"), batch=BATCH)
+    before = json.loads(path.read_text()) if path.exists() else dict(machine={}, seconds={})
+    same = {**before["machine"], "date": about["date"]} == about
+    times: dict[str, dict[str, dict]] = before["seconds"] if same else {}
+    with ExitStack() as maps:
+        for network in args.networks:
+            runs: dict[tuple[str, str], Callable[[], None]] = {}
+            for arm in args.arms:
+                model = build(network, ARMS[arm], num_classes)
+                if ARMS[arm].random_regions:
+                    maps.enter_context(observe_regions(model, random_regions(0)))
 
-            def step(model: nn.Module = model) -> None:
-                F.cross_entropy(model.train()(images), labels).backward()
+                def step(model: nn.Module = model) -> None:
+                    F.cross_entropy(model.train()(images), labels).backward()
 
-            def inference(model: nn.Module = model) -> None:
-                with torch.no_grad():
-                    model.eval()(images)
+                def inference(model: nn.Module = model) -> None:
+                    with torch.no_grad():
+                        model.eval()(images)
 
-            runs[arm, "step"], runs[arm, "inference"] = step, inference
-        found = interleaved(runs, args.rounds, "cpu")
-        times[network] = {
-            arm: {what: round(median(found[arm, what]) / 1e3, 4) for what in ("step", "inference")} for arm in args.arms
-        }
-        print(network, times[network], flush=True)
-    content = dict(machine=dict(machine("cpu"), batch=BATCH), seconds=times)
-    write_whole(args.results / "times.json", json.dumps(content, indent=1) + "\n")
+                runs[arm, "step"], runs[arm, "inference"] = step, inference
+            found = interleaved(runs, args.rounds, "cpu")
+            for arm in args.arms:
+                times.setdefault(network, {})[arm] = {
+                    what: round(median(found[arm, what]) / 1e3, 4) for what in ("step", "inference")
+                }
+            print(network, times[network], flush=True)
+    write_whole(path, json.dumps(dict(machine=about, seconds=times), indent=1) + "\n")
 
 
 # --- The report ------------------------------------------------------------------------------------------------------
@@ -465,6 +526,13 @@ def mean_and_spread(values: list[float], digits: int = 1) -> str:
 
 
 Found = dict[tuple[str, float], list[dict]]  # of a network: an arm and a learning rate, and its runs
+
+VERDICTS = {  # of the pairs' own interval and that of the common scatter: whether zero is outside
+    (True, True): "supported",
+    (True, False): "by the pairs alone",
+    (False, True): "by the common scatter alone",
+    (False, False): "not supported",
+}
 
 
 def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
@@ -495,11 +563,25 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     return [*lines, ""]
 
 
+def common_scatter(found: dict[str, Found]) -> tuple[float, int]:
+    """Standard deviation of top-1 over the seeds, one for all settings with three, and its degrees of freedom."""
+    settings = [[run["top1"] for run in runs] for arms in found.values() for runs in arms.values() if len(runs) > 2]
+    freedom = sum(len(values) - 1 for values in settings)
+    return (sum((len(values) - 1) * variance(values) for values in settings) / max(1, freedom)) ** 0.5, freedom
+
+
 def comparisons(found: dict[str, Found]) -> list[str]:
-    """The default less each other arm, paired by seed and network, of all networks that have both."""
-    heads = ["arm", "rate", "networks", "pairs", "DRConv less this (95 % interval)", "p", ""]
+    """The default less each other arm, paired by seed and network, of all networks that have both.
+
+    Two intervals: of the pairs' own differences, and of the scatter that all settings have in common.
+    """
+    heads = [
+        "arm", "rate", "networks", "pairs", "DRConv less this", "95 % interval: of the pairs", "of the common scatter",
+        "",
+    ]  # fmt: skip
     lines = ["### Differences", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     others = {key for arms in found.values() for key in arms if key[0] != "drconv"}
+    scatter, freedom = common_scatter(found)
 
     def top1(network: str, arm: str, rate: float) -> dict[tuple[str, int], float]:
         return {(network, run["seed"]): run["top1"] for run in found[network].get((arm, rate), ())}
@@ -510,12 +592,14 @@ def comparisons(found: dict[str, Found]) -> list[str]:
         for networks in groups:
             ours, other = ({k: v for n in networks for k, v in top1(n, a, rate).items()} for a in ("drconv", arm))
             difference = paired_difference(other, ours)
-            if difference.n < 2:
+            if difference.n < 2 or not freedom:
                 continue
+            half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * scatter * (2 / difference.n) ** 0.5
+            by_both = difference.supported, abs(difference.mean) > half
             cells = [
                 ARMS[arm].about, str(rate), networks[0] if len(networks) == 1 else f"all {len(networks)}",
-                str(difference.n), f"{difference.mean:+.1f} ({difference.low:.1f} to {difference.high:.1f})",
-                f"{difference.p_value:.2f}", "supported" if difference.supported else "not supported",
+                str(difference.n), f"{difference.mean:+.1f}", f"{difference.low:.1f} to {difference.high:.1f}",
+                f"{difference.mean - half:.1f} to {difference.mean + half:.1f}", VERDICTS[by_both],
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

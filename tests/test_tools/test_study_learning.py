@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import study_learning
 import torch
+import torch.nn.functional as F
 
 from drconv_mm import DRConv2d
 from drconv_mm.datasets.sample_classification import generate_sample_classification
 
-from .test_tools import run
+from .test_tools import ROOT, run
 
 TOOL = "tools/study_learning.py"
 NETWORK = "mobilenet_v1-0.25x"
@@ -56,10 +59,97 @@ def test_runs_once_and_reports(study):
     printed = run(TOOL, "report", *arguments).stdout
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert all("| the authors' initialisation | 0.05 | 1 |" in tables for tables in (text, printed))
+    assert all("| random fixed region maps | 0.05 | 1 |" in tables for tables in (text, printed))
     assert (results / "learning.png").stat().st_size > 10_000
     run(TOOL, "report", *arguments)
     assert page.read_text() == text
+
+
+def test_times_of_other_arms_stay(study):
+    data, arguments, results = study
+    path = results / "times.json"
+    run(TOOL, "time", data, *arguments, "--arms", "m2", "random_regions", "--rounds", 1)
+    document = json.loads(path.read_text())
+    assert document["seconds"][NETWORK].keys() >= {"m2", "random_regions"}
+    document["machine"]["cpu"] = "another"
+    path.write_text(json.dumps(document))
+    run(TOOL, "time", data, *arguments, "--arms", "m1", "--rounds", 1)
+    assert json.loads(path.read_text())["seconds"][NETWORK].keys() == {"m1"}
+
+
+def test_other_classes_in_val_are_said_before_training(study, tmp_path):
+    data, arguments, _ = study
+    shutil.copytree(data, tmp_path / "data")
+    (folder,) = list((tmp_path / "data/val").iterdir())[:1]
+    folder.rename(folder.with_name("zebra"))
+    done = run(TOOL, "run", tmp_path / "data", *arguments[:-1], tmp_path / "found", check=False)
+    assert done.returncode == 1 and f"only one of them has {folder.name}, zebra" in done.stderr
+    assert not (tmp_path / "found").exists()
+
+
+def top1_of(arm: str, *values: float) -> dict:
+    return {(arm, 0.1): [dict(seed=seed, top1=value) for seed, value in enumerate(values)]}
+
+
+def test_differences_are_paired_by_seed_and_network():
+    found = {
+        "a": top1_of("drconv", 70, 72, 74) | top1_of("standard", 60, 61, 65) | top1_of("m1", 70, 71, 72),
+        "b": top1_of("drconv", 50, 50, 53) | top1_of("standard", 44, 46, 48) | top1_of("m2", 50, 51),
+    }
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study_learning.comparisons(found)[4:-1]]
+    by_arm = {(row[0], row[2]): row[3:] for row in rows}
+    assert by_arm.keys() == {
+        ("standard convolution", "a"), ("standard convolution", "b"), ("standard convolution", "all 2"),
+        ("m = 1", "a"), ("m = 2", "b"),
+    }  # fmt: skip
+    # 10, 11 and 9; 6, 4 and 5; and these six together.
+    assert by_arm["standard convolution", "a"][:3] == ["3", "+10.0", "7.5 to 12.5"]
+    assert by_arm["standard convolution", "all 2"][:2] == ["6", "+7.5"]
+    # Variances 4, 7, 1; 3 and 4 of settings with three seeds: 3.8, of 10 degrees of freedom; t = 2.228.
+    scatter, freedom = study_learning.common_scatter(found)
+    assert (scatter, freedom) == (pytest.approx(3.8**0.5), 10)
+    half = 2.228 * (3.8 * 2 / 3) ** 0.5
+    assert by_arm["standard convolution", "a"][3] == f"{10 - half:.1f} to {10 + half:.1f}"
+    assert by_arm["standard convolution", "a"][4] == "supported" == by_arm["standard convolution", "all 2"][4]
+    assert by_arm["m = 1", "a"][4] == "not supported" == by_arm["m = 2", "b"][4]
+    # 5.0, 5.1 and 5.2 are alike by luck, where seeds scatter by 10; 1, 5 and 12 are not.
+    lucky = {"a": top1_of("drconv", 60, 70, 80) | top1_of("m1", 55.0, 64.9, 74.8)}
+    assert study_learning.comparisons(lucky)[4].endswith("| by the pairs alone |")
+    steady = {"a": top1_of("drconv", 60, 61, 62) | top1_of("m1", 59, 56, 50) | top1_of("m2", 60, 60, 61)}
+    assert study_learning.comparisons(steady)[4].endswith("| by the common scatter alone |")
+
+
+@pytest.mark.parametrize("network", study_learning.NETWORKS)
+def test_use_of_regions_is_measured(network):
+    """A network that has no use for its maps loses nothing without them; one whose filters differ does."""
+    torch.manual_seed(0)
+    images, labels = torch.randint(256, (8, 3, 112, 112), dtype=torch.uint8), torch.arange(8) % 5
+    model = study_learning.build(network, study_learning.ARMS["apart"], 5)
+    for module in model.modules():  # statistics of these images, so that outputs are of a size that differences show at
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    model.train()(study_learning.cropped(images))
+    model.fc.weight.data.mul_(100)  # the figures are rounded
+    with_maps, zero, shuffled = (
+        study_learning.evaluate(model, images, labels, change)[1]
+        for change in (None, study_learning.region_zero, study_learning.shuffled)
+    )
+    assert len({with_maps, zero, shuffled}) == 3
+    regions = torch.randint(8, (3, 6, 7))
+    moved = study_learning.shuffled("layer", regions, 8)
+    assert not torch.equal(moved, regions) and moved.shape == regions.shape
+    assert torch.equal(moved.flatten(1).sort(1).values, regions.flatten(1).sort(1).values)
+    assert torch.equal(study_learning.region_zero("layer", regions, 8), torch.zeros_like(regions))
+
+
+def test_the_page_has_what_the_records_say(tmp_path):
+    """The tables and intervals of docs/learning.md, again from its JSONs."""
+    page = ROOT / "docs/learning.md"
+    shutil.copytree(page.with_suffix(""), tmp_path / "learning")
+    copy = tmp_path / "learning.md"
+    copy.write_text(page.read_text())
+    run(TOOL, "report", "--results", tmp_path / "learning")
+    assert copy.read_text() == page.read_text()
 
 
 @pytest.mark.parametrize("network", study_learning.NETWORKS)
@@ -76,8 +166,36 @@ def test_the_same_layers_are_dynamic_at_every_m(network):
 def test_every_arm_trains(arm):
     torch.manual_seed(0)
     model = study_learning.build("drconv_shufflenet_v2-0.5x", study_learning.ARMS[arm], 20)
-    model(torch.randn(2, 3, 96, 96)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    images, before = torch.randn(2, 3, 96, 96), {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in range(3):  # the guide has no gradient while all regions' filters are equal
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), torch.tensor([3, 7])).backward()
+        optimizer.step()
+    still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert all(p.isfinite().all() for p in model.parameters())
+    # With one region there is nothing to choose, and a guide that is not trained does not move.
+    assert all(name.endswith("guide_weight") for name in still) and bool(still) == (arm in ("m1", "frozen_guide"))
+
+
+@pytest.mark.parametrize("arm", [name for name, arm in study_learning.ARMS.items() if arm.start is not None])
+def test_another_start_is_another(arm):
+    def start(changed: bool) -> dict:
+        torch.manual_seed(0)
+        spec = study_learning.ARMS[arm]
+        model = study_learning.build("drconv_shufflenet_v2-0.5x", spec if changed else replace(spec, start=None), 20)
+        return {name: value.detach() for name, value in model.eval().named_parameters()} | {
+            "output": model(torch.ones(1, 3, 96, 96)).detach(),
+            "gains": torch.tensor([layer.generator.gain for layer in study_learning._layers(model)]),
+        }
+
+    with_it, without = start(True), start(False)
+    assert with_it.keys() != without.keys() or any(not torch.equal(v, without[name]) for name, v in with_it.items())
+
+
+def test_a_norm_behind_the_guide_is_of_one_network():
+    with pytest.raises(SystemExit, match="guide_norm is of drconv_shufflenet_v2-0.5x alone"):
+        study_learning.build(NETWORK, study_learning.ARMS["guide_norm"], 20)
 
 
 def test_random_maps_differ_between_layers_and_seeds():
