@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -49,6 +51,23 @@ def costs_of(name: str, options: dict | None) -> list[str]:
     found = [f"{costs[part].multiply_adds / 1e6:.2f} M" for part in parts]
     found.append(f"{costs['total'].parameters / 1e6:.2f} M")
     return ["" if cell == "0.00 M" else cell for cell in found]
+
+
+def test_figures_of_pretrained_starts():
+    """By seed, mean and spread, of the committed records."""
+    from study_pretrained import KINDS, TASKS
+
+    rows, kinds = table("docs/pretrained.md", "| task |"), list(KINDS)
+    factors = {(kind.split("-")[0], factor): kind for kind, (_, factor) in KINDS.items()}
+    assert len(rows) == len(TASKS) * len(kinds)
+    for number, (_, tuned_as, rate, by_seed, mean_and_spread, _) in enumerate(rows):
+        task, spec = list(TASKS.items())[number // len(kinds)]
+        kind = factors["DRConv" if tuned_as == "DRConv" else "Conv2d", round(float(rate) / spec["learning_rate"])]
+        paths = sorted((ROOT / "docs/pretrained").glob(f"{task}-{kind.lower()}-seed*.json"))
+        values = [json.loads(path.read_text())["metric"] for path in paths]
+        digits = 3 if task == "detection" else 1
+        assert by_seed == ", ".join(f"{value:.{digits}f}" for value in values), (task, kind)
+        assert mean_and_spread == f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}", (task, kind)
 
 
 def test_commands_of_pretrained_starts():

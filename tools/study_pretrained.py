@@ -93,6 +93,17 @@ def train(task: str, config: str, work_dir: Path, options: list[str]) -> float:
     return float(found[-1])
 
 
+def keep_source(results: Path, source: dict) -> None:
+    """Writes what a network to start from reached; runs of one seed must not come from two of them."""
+    path = results / f"{source['task']}-source-seed{source['seed']}.json"
+    if path.exists() and (before := json.loads(path.read_text())["metric"]) != source["metric"]:
+        raise SystemExit(
+            f"study_pretrained.py: {path} is of a source with {before}, and the one trained anew, whose work dir was "
+            f"not there, has {source['metric']}: finished runs can't be compared with new ones; give another --results"
+        )
+    write_whole(path, json.dumps(source) + "\n")
+
+
 def newest_checkpoint(work_dir: Path) -> Path:
     """The checkpoint that mmengine names as the last."""
     return Path((work_dir / "last_checkpoint").read_text().strip())
@@ -113,8 +124,7 @@ def main() -> None:
                     if not (pretrained / "done").exists():
                         print(f"{task}, seed {seed}: the standard network to start from", flush=True)
                         metric = train(task, spec["source"], pretrained, [*seeded, *spec["pretraining"]])
-                        source = dict(task=task, kind="source", seed=seed, metric=metric)
-                        write_whole(args.results / f"{task}-source-seed{seed}.json", json.dumps(source) + "\n")
+                        keep_source(args.results, dict(task=task, kind="source", seed=seed, metric=metric))
                         (pretrained / "done").touch()
                     started, options = time.perf_counter(), [*seeded, *spec["tuning"], *key]
                     options.append(f"optim_wrapper.optimizer.lr={factor * spec['learning_rate']}")

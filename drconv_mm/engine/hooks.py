@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import zip_longest
 
 import torch
 from mmengine.dist import all_reduce
@@ -144,18 +145,29 @@ class RegionVisHook(Hook):
 
 @register_in("HOOKS")
 class CheckClassesHook(Hook):
-    """Compares the number of classes of the head with the data set's before anything runs.
+    """Compares the classes of the head, of the images to train on and of those to validate on before anything runs.
 
     ``custom_hooks = [dict(type='drconv_mm.CheckClassesHook')]``, for classifiers. Without it a head too small fails
-    deep inside the loss, and one too large trains in silence.
+    deep inside the loss, one too large trains in silence, and with other names in val/ than in train/ labels are wrong.
 
     Raises:
-        ValueError: The numbers differ.
+        ValueError: The head has another number of classes, or training and validation have other names.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Checks what is trained on."""
-        self._check(runner, runner.train_dataloader.dataset, "train_dataloader")
+        """Checks what is trained on, and what is validated on meanwhile."""
+        trained = runner.train_dataloader.dataset
+        self._check(runner, trained, "train_dataloader")
+        if runner.val_loop is not None:
+            validated = runner.val_dataloader.dataset
+            self._check(runner, validated, "val_dataloader")
+            names, others = (getattr(data, "metainfo", {}).get("classes") for data in (trained, validated))
+            if names is not None and others is not None and list(names) != list(others):
+                one, other = next((a, b) for a, b in zip_longest(names, others) if a != b)
+                raise ValueError(
+                    f"class names differ: where train_dataloader has {one!r}, val_dataloader has {other!r}; a label is "
+                    "a place in that list, so both need the same folders (or metainfo=dict(classes=[...]))"
+                )
 
     def before_val(self, runner: Runner) -> None:
         """Checks what is validated on."""

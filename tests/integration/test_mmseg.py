@@ -328,6 +328,38 @@ def areas(root: Path, split: str) -> np.ndarray:
     return sum(np.bincount(np.asarray(Image.open(file)).ravel(), minlength=256)[:NUM_CLASSES] for file in files)
 
 
+@pytest.mark.parametrize(
+    "backbone, channels, layers",
+    [
+        ({"type": "drconv_mm.MobileNetV1", "widen_factor": 0.25, "conv_cfg.type": "drconv_mm.DRConv",
+          "out_indices": "(1,2,3,4)"}, (128, 256), 13),
+        ({"type": "drconv_mm.DRConvShuffleNetV2", "widen_factor": 0.5, "out_indices": "(0,1,2,3)"}, (192, 1024), 32),
+    ],
+    ids=["mobilenet_v1", "drconv_shufflenet_v2"],
+)  # fmt: skip
+def test_own_backbones_in_a_segmentor(tmp_path, frames, backbone, channels, layers):
+    values = {
+        **options(frames, "(160,120)"),
+        "model.data_preprocessor.size": "(120,160)",
+        "model.backbone._delete_": True,
+        **{f"model.backbone.{key}": value for key, value in backbone.items()},
+        "model.auxiliary_head.in_channels": channels[0],
+        "model.decode_head.in_channels": channels[1],
+        "train_dataloader.batch_size": 2,
+        "val_dataloader.dataset.indices": 2,
+        "default_hooks.checkpoint.interval": 1,
+        "default_hooks.checkpoint.max_keep_ckpts": 2,
+        "train_cfg.max_iters": 2,
+        "train_cfg.val_interval": 2,
+    }
+    line = command("mmseg", "train.py", path_of("fcn_mobilenet-v2-d8", CAMVID), "--work-dir", "work", options=values)
+    output = run(line, tmp_path)
+    assert re.search(r"Iter\(val\) \[2/2\].*mIoU: [\d.]+", output)
+    first, second = (torch.load(tmp_path / f"work/iter_{i}.pth", weights_only=False)["state_dict"] for i in (1, 2))
+    kernels = [name for name in first if name.endswith("generator.kernels")]
+    assert len(kernels) == layers and not any(torch.equal(first[name], second[name]) for name in kernels)
+
+
 @pytest.mark.parametrize("kind", ["", "-drconv"])
 def test_fast_scnn_runs_on_frames(tmp_path, frames, kind):
     values = {

@@ -40,8 +40,8 @@ class Count(BaseMetric):
         return dict(count=len(results))
 
 
-def make_runner(folder, model, hook, phase, images=4, batch_size=2, epochs=1):
-    """One that can train, validate or test."""
+def make_runner(folder, model, hook, phase, images=4, batch_size=2, epochs=1, **others):
+    """One that can train, validate or test; ``others`` are the Runner's own."""
     generator = torch.Generator().manual_seed(0)
     loader = dict(
         batch_size=batch_size,
@@ -66,6 +66,7 @@ def make_runner(folder, model, hook, phase, images=4, batch_size=2, epochs=1):
         log_level="INFO",
         **{f"{phase}_dataloader": loader},
         **more,
+        **others,
     )
 
 
@@ -154,3 +155,24 @@ def test_another_number_of_classes_is_an_error(tmp_path, phase):
         getattr(runner, phase)()
     runner.model.head.num_classes = 3
     getattr(runner, phase)()
+
+
+@pytest.mark.parametrize("names", [("cat", "cow", "dog"), ("cat", "dog", "cows"), ("cat", "dog")])
+def test_other_class_names_in_validation_are_an_error_before_training(tmp_path, names):
+    """Labels are places in the list of names."""
+
+    class Others(Images):
+        @property
+        def metainfo(self):
+            return dict(classes=names)
+
+    model, hook = Model(), dict(type="drconv_mm.CheckClassesHook")
+    model.head.num_classes = 3
+    loader = dict(batch_size=1, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False))
+    validated = Others([dict(inputs=torch.zeros(3, 8, 8))])
+    others = dict(val_cfg=dict(), val_evaluator=dict(type=Count), val_dataloader=dict(loader, dataset=validated))
+    runner = make_runner(tmp_path, model, hook, "train", **others)
+    message = "val_dataloader has 2 classes" if len(names) == 2 else "class names differ: where train_dataloader has"
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert runner.iter == 0

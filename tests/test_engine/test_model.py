@@ -21,6 +21,21 @@ def test_a_preprocessor_beside_the_model_is_the_models():
     torch.testing.assert_close(seen, (image.flip(0) - mean) / std)
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_8xb128_in1k.py")), ids=lambda path: path.stem)
+def test_the_papers_recipe(path):
+    """Section 4.1: batch 1024 of 224x224, 240,000 iterations, 0.5 falling linearly to 0, label smoothing 0.1."""
+    config = Config.fromfile(path)
+    assert config.train_dataloader.batch_size == 1024 // 8 and config.auto_scale_lr.base_batch_size == 1024
+    assert (config.train_cfg.by_epoch, config.train_cfg.max_iters) == (False, 240_000)
+    (schedule,) = config.param_scheduler
+    assert (schedule.type, schedule.power, schedule.eta_min) == ("PolyLR", 1.0, 0.0)
+    assert (schedule.by_epoch, schedule.begin, schedule.end) == (False, 0, 240_000)
+    assert config.optim_wrapper.optimizer == dict(type="SGD", lr=0.5, momentum=0.9, weight_decay=4e-5)
+    assert config.model.head.loss.label_smooth_val == 0.1 and config.model.head.num_classes == 1000
+    (crop,) = (step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomResizedCrop")
+    assert crop.scale == 224
+
+
 @pytest.mark.parametrize("recipe", ["caltech20-96x96", "8xb128_in1k"])
 @pytest.mark.parametrize("generator", ["mixture", "pooled"])
 def test_recipes_decay_neither_norms_nor_biases(recipe, generator):

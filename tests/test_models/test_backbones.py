@@ -75,10 +75,13 @@ def test_init_weights_leaves_drconv_to_itself_and_pretrained_loads(backbone, tmp
     more = {"conv_cfg": dict(type="drconv_mm.DRConv")} if backbone is MobileNetV1 else {}
     torch.manual_seed(0)
     model = backbone(SMALL[backbone], **more)
-    before = {name: model.get_submodule(name).guide_weight for name in dynamic_names(model)}
     model.init_weights()
-    assert len(before) > 10
-    assert all(model.get_submodule(name).guide_weight is weight for name, weight in before.items())
+    guides = {name: value for name, value in model.named_parameters() if name.endswith("guide_weight")}
+    mixing = {name: value for name, value in model.named_parameters() if name.endswith("routing_bias")}
+    assert len(guides) > 10 and len(mixing) == len(dynamic_names(model))
+    # Their own start: kernels that sum to zero, logits of std 3; mmengine's Kaiming and constants have neither.
+    assert all(guide.sum((1, 2, 3)).abs().max() < 1e-5 < guide.std() for guide in guides.values())
+    assert 2.7 < torch.cat(list(mixing.values())).std() < 3.3
     save_checkpoint({"state_dict": model.state_dict()}, str(tmp_path / "b.pth"))
     again = backbone(SMALL[backbone], init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "b.pth")), **more)
     again.init_weights()
@@ -130,6 +133,14 @@ def test_a_checkpoint_of_mmpretrains_shufflenet_computes_the_same(tmp_path, shar
         with torch.no_grad():
             for got, want in zip(model(image), standard(image), strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_a_dynamic_checkpoint_without_the_guide_is_reported():
+    """Nothing may be made up beside trained weights: one with a guide for each layer is no standard network's."""
+    for arrangement in ("both", "first", "last"):
+        state = DRConvShuffleNetV2(0.5, arrangement, share_guide=False).state_dict()
+        found = DRConvShuffleNetV2(0.5, arrangement).load_state_dict(state, strict=False)
+        assert sum(key.endswith("guide.guide_weight") for key in found.missing_keys) == 16, arrangement
 
 
 def test_a_checkpoint_of_a_standard_mobilenet_computes_the_same(tmp_path):

@@ -164,6 +164,38 @@ def test_count_flops_of_a_face_network_takes_its_own_size():
     assert "| mobilefacenet_sample-64x64 | 64x64 |" in out
 
 
+def test_the_study_of_pretrained_starts(tmp_path, shared_data, monkeypatch, capsys):
+    """On real images, with one epoch of two batches."""
+    import study_pretrained
+
+    short = ["train_cfg.max_epochs=1", "param_scheduler.1.end=1", "train_dataloader.dataset.indices=64"]
+    task = study_pretrained.TASKS["classification"]
+    monkeypatch.setitem(study_pretrained.TASKS, "classification", {**task, "pretraining": short, "tuning": short})
+    monkeypatch.setattr(study_pretrained, "KINDS", dict(list(study_pretrained.KINDS.items())[1:3]))
+    arguments = ["--tasks", "classification", "--seeds", "1", "--work-dir", tmp_path / "work"]
+    command = ["study_pretrained.py", shared_data, *arguments, "--results", tmp_path / "found"]
+    monkeypatch.setattr("sys.argv", [str(part) for part in command])
+    study_pretrained.main()
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "found").iterdir()}
+    assert found.keys() == {f"classification-{kind}-seed0" for kind in ("source", "conv2d-2x", "drconv")}
+    assert all(0 <= run["metric"] <= 100 for run in found.values())
+    logs = {
+        kind: (tmp_path / f"work/classification/{kind}-seed0/train.log").read_text() for kind in ("conv2d-2x", "drconv")
+    }
+    assert all("Load checkpoint from" in log and "source-seed0/epoch_1.pth" in log for log in logs.values())
+    assert "convolutions are DRConv" in logs["drconv"] and "convolutions are DRConv" not in logs["conv2d-2x"]
+    assert "lr = 0.1" in logs["conv2d-2x"] or "lr=0.1" in logs["conv2d-2x"]
+
+    monkeypatch.setattr(study_pretrained, "train", lambda *_: pytest.fail("it trains what is finished"))
+    capsys.readouterr()
+    study_pretrained.main()
+    assert (
+        f"| classification | DRConv | {found['classification-drconv-seed0']['metric']:.3g} |" in capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit, match="whose work dir was not there, has -1: finished runs can't be compared"):
+        study_pretrained.keep_source(tmp_path / "found", dict(task="classification", seed=0, metric=-1))
+
+
 def test_the_study_of_pretrained_starts_says_which_data_is_missing(tmp_path):
     done = run("tools/study_pretrained.py", tmp_path, "--work-dir", tmp_path / "work", check=False)
     assert done.returncode == 1 and not (tmp_path / "work").exists()

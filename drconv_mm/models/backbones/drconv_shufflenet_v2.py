@@ -104,7 +104,8 @@ class ShuffleBlock(nn.Module):
         return torch.stack([aside, through], 2).flatten(1, 2)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        plain = any(f"{prefix}branch2.{i}.conv.weight" in state_dict for i in (0, 2))
+        dynamic = [i for i in (0, 2) if isinstance(self.branch2[i].conv, DRConv2d)]
+        plain = all(f"{prefix}branch2.{i}.conv.weight" in state_dict for i in dynamic)
         if self.guide is not None and plain:  # a standard network's checkpoint has no guide
             state_dict.setdefault(f"{prefix}guide.guide_weight", self.guide.guide_weight.detach())
         super()._load_from_state_dict(state_dict, prefix, *args)
