@@ -16,6 +16,7 @@ from .results import RunResult
 from .run import RunFailedError, execute, failure
 
 _A_WEEK = 7 * 24 * 60  # minutes; submitit's own limit for a job on this machine is 2
+_EVERY = 60  # seconds between two lines of progress of a job
 _TAIL = 25  # lines of a job's log that its failure shows
 LAUNCHERS = ("local", "submitit", "slurm")
 Execute = Callable[..., RunResult]
@@ -51,7 +52,7 @@ def run_jobs(
         folder: Where submitit keeps its files; all machines see it.
         jobs: How many at once.
         parameters: Of submitit's ``AutoExecutor``: ``timeout_min``, ``gpus_per_node``, ``slurm_partition``, ...
-        report: Told when a run becomes a job.
+        report: Told when a run becomes a job, and now and then how far it is.
 
     Raises:
         SuiteError: submitit is not installed, or refuses a parameter; jobs of Slurm have no time limit.
@@ -76,6 +77,7 @@ def run_jobs(
             f"{' '.join(f'{key}={value}' for key, value in parameters.items())}: {error}"
         ) from error
     waiting, active = list(runs), []
+    told: dict[str, tuple[str, float]] = {}  # of each job, its last line and when that was read
     try:
         while waiting or active:
             while waiting and len(active) < jobs:
@@ -83,15 +85,32 @@ def run_jobs(
                 with _interruptible():
                     job = executor.submit(_outcome, execute_run, run)
                 active.append((run, job))
+                told[run.name] = "", time.monotonic()
                 report(run, f"job {job.job_id}; its log is {run.folder / 'train.log'}")
             for run, job in [pair for pair in active if pair[1].done()]:
                 active.remove((run, job))
                 yield run, _result_of(run, job)
+            for run, job in active:
+                line, when = told[run.name]
+                if time.monotonic() - when > _EVERY:
+                    last = _last_line(Path(job.paths.stdout))
+                    if last not in ("", line):
+                        report(run, last)
+                    told[run.name] = last, time.monotonic()
             if active:
                 time.sleep(1)
     finally:
         for _, job in active:
             job.cancel()
+
+
+def _last_line(log: Path) -> str:
+    """What a run in a job told last, of its progress; submitit's own lines are in the same file."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:  # not there yet
+        return ""
+    return next((line for line in reversed(lines) if line and not line.startswith("submitit ")), "")
 
 
 @contextmanager

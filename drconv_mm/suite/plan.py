@@ -410,6 +410,25 @@ def claim(work_dir: Path, suite: Suite, convs: Mapping[str, Any], runs: Iterable
         Names of the settings that changed: ``'tasks.<name>'``, ``'convs.<name>'``.
 
     Raises:
+        SuiteError: See `check_claim`.
+    """
+    old, settings, changed = check_claim(work_dir, suite, convs)
+    planned = [*old.get("planned", []), *("/".join(run.folder.parts[-3:]) for run in runs)]
+    document = {
+        "name": suite.name, "planned": list(dict.fromkeys(planned)), "settings": old["settings"] | settings
+    }  # fmt: skip
+    path, text = work_dir / SUITE_FILE, json.dumps(document, indent=1) + "\n"
+    if not path.exists() or path.read_text() != text:
+        write_whole(path, text)
+    return changed
+
+
+def check_claim(
+    work_dir: Path, suite: Suite, convs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """What a work dir holds, the settings of now, and which of them changed; see `claim`.
+
+    Raises:
         SuiteError: It holds another suite, or runs of the same with another setting.
     """
     path = work_dir / SUITE_FILE
@@ -433,12 +452,7 @@ def claim(work_dir: Path, suite: Suite, convs: Mapping[str, Any], runs: Iterable
             f"{work_dir} has runs with other settings of {', '.join(used)} (see {path}); choose another --work-dir, "
             "or give the changed setting another name"
         )
-    planned = [*old.get("planned", []), *("/".join(run.folder.parts[-3:]) for run in runs)]
-    document = {"name": suite.name, "planned": list(dict.fromkeys(planned)), "settings": before | settings}
-    text = json.dumps(document, indent=1) + "\n"
-    if not path.exists() or path.read_text() != text:
-        write_whole(path, text)
-    return changed
+    return old, settings, changed
 
 
 def _lasting(settings: Mapping[str, Any], name: str, before: Mapping[str, Any]) -> Any:

@@ -78,7 +78,11 @@ class State:
         write_whole(self.path, json.dumps(self.values) + "\n")
 
 
-def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., None] = print) -> RunResult:
+def _tell(text: str, seconds_left: float = 0.0) -> None:
+    print(text, flush=True)
+
+
+def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., None] = _tell) -> RunResult:
     """Does what is left of a run.
 
     Args:

@@ -9,12 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .config import Suite
 from .errors import SuiteError
 from .launch import Outcome, executor_for, run_here, run_jobs
 from .lock import locked
 from .matching import forget_widths, match_widths, read_widths
-from .plan import FAILED_FILE, SUITE_FILE, Run, claim, generate_data, make_plan, missing_data, read_document, select
+from .plan import (
+    FAILED_FILE,
+    SUITE_FILE,
+    Run,
+    check_claim,
+    claim,
+    generate_data,
+    make_plan,
+    missing_data,
+    read_document,
+    select,
+)
 from .report import write_report
 from .results import RunResult, read_results
 from .run import RunFailedError
@@ -61,7 +74,13 @@ class Session:
         self.runs = make_plan(self.suite, self.work_dir, data_root, gpus, read_widths(self.work_dir))
 
     def describe(self) -> str:
-        """The plan as a text: a row a run, what data are missing, and the time it will take where that is known."""
+        """The plan as a text: a row a run, what data are missing, and the time it will take where that is known.
+
+        Raises:
+            SuiteError: A call that runs would refuse: the work dir has runs with other settings, a tool is missing.
+        """
+        check_claim(self.work_dir, self.suite, self.whole.convs)
+        self._check_tools()
         known = {id(run): run.result() for run in self.runs if run.state() == "finished"}
         clock = _Clock(known.values())
         lines = [f"suite {self.suite.name}: {self.suite.title}; {len(self.runs)} runs in {self.work_dir}", ""]
@@ -106,15 +125,23 @@ class Session:
             raise SuiteError(f"--jobs must be at least 1, got {jobs}")
         if launcher == "local" and (jobs > 1 or parameters):
             raise SuiteError("--jobs and --job-options are for --launcher submitit and slurm: runs go one by one here")
+        options = dict(parameters or {})
+        if self.gpus:
+            options = {"gpus_per_node": self.gpus, **options}
+        elif launcher == "submitit" and torch.cuda.is_available():
+            options = {"gpus_per_node": 1, **options}  # else submitit hides them from a job on this machine
+        if launcher == "submitit" and jobs > 1 and options.get("gpus_per_node"):
+            raise SuiteError(
+                f"--jobs {jobs} with --launcher submitit: jobs on this machine all get its first "
+                f"{options['gpus_per_node']} GPUs; use --jobs 1, --launcher slurm, or --job-options gpus_per_node=0"
+            )
         read_results(self.work_dir / "runs")  # what the report could not read is said now
         tasks = {run.task.name: run.task for run in self.runs if run.state() != "finished"}
         unfinished = replace(self.suite, tasks=tasks)  # finished runs need no data
         missing = missing_data(unfinished, self.data_root)
         if missing:
             raise SuiteError("data are missing, nothing was started:\n  " + "\n  ".join(missing))
-        for run in self.runs:
-            for tool in ("train.py", "test.py"):
-                tool_path(run.scope, tool)
+        self._check_tools()
         with locked(self.work_dir / "suite.lock", f"work dir {self.work_dir}"):
             done = [run for run in self.runs if run.state() == "finished"]
             begun = [run for run in self.runs if run.state() in ("started", "failed")]
@@ -140,7 +167,6 @@ class Session:
                 outcomes: Iterable[Outcome] = run_here(left, execute_run, progress.step)
             else:
                 cluster = "slurm" if launcher == "slurm" else "local"
-                options = {"gpus_per_node": self.gpus, **(parameters or {})} if self.gpus else parameters or {}
                 outcomes = run_jobs(left, execute_run, cluster, self.work_dir / "jobs", jobs, options, progress.step)
             failed = []
             for run, outcome in outcomes:
@@ -153,6 +179,11 @@ class Session:
             for message in failed:
                 print(f"  {message.splitlines()[0]}", flush=True)
         return failed
+
+    def _check_tools(self) -> None:
+        for run in self.runs:
+            for tool in ("train.py", "test.py"):
+                tool_path(run.scope, tool)
 
     def _write_report(self) -> None:
         """Of everything finished in the work dir, whatever part of the suite was asked for this time."""

@@ -92,6 +92,29 @@ def test_crashed_job(runs, tmp_path):
     assert json.loads((runs[0].folder / "failed.json").read_text())["last_lines"][-1] == "last words"
 
 
+def speak(run) -> RunResult:
+    """Until it was heard."""
+    print("epoch 1/4, loss 0.5", flush=True)
+    for _ in range(6000):
+        if lock_of(run).exists():
+            return record(run)
+        time.sleep(0.1)
+
+
+def test_progress_of_a_job_is_told(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("drconv_mm.suite.launch._EVERY", 0)
+    told = []
+
+    def report(run, text):
+        told.append(text)
+        if text.startswith("epoch"):
+            lock_of(run).parent.mkdir(parents=True, exist_ok=True)
+            lock_of(run).touch()
+
+    ((_, outcome),) = run_jobs(runs[:1], speak, "local", tmp_path, 1, {}, report)
+    assert outcome == record(runs[0]) and told.count("epoch 1/4, loss 0.5") == 1
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_so_many_jobs_at_once(runs, tmp_path, jobs):
     """With submitit's cluster of this process, whose jobs run when they are asked for."""

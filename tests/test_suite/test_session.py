@@ -237,6 +237,17 @@ def test_plan_in_words(session):
     assert "1 runs to do, about 30 s" in text
 
 
+def test_plan_of_what_would_be_refused_is_an_error(suite, session):
+    session.run = None  # nothing runs
+    finish(session.runs[1])
+    claim(session.work_dir, suite, suite.convs, session.runs)
+    before = sorted(session.work_dir.rglob("*"))
+    other = replace(suite, convs={"Conv2d": None, "DRConv": dict(type="drconv_mm.DRConv", num_regions=4)})
+    with pytest.raises(SuiteError, match=r"has runs with other settings of convs\.DRConv"):
+        Session(other, work_dir=session.work_dir, data_root=session.data_root).describe()
+    assert sorted(session.work_dir.rglob("*")) == before
+
+
 def test_plan_says_what_is_missing(tmp_path):
     session = Session(load_suite(ROOT / "configs/suite/full.py"), work_dir=tmp_path / "work", data_root=tmp_path)
     text = session.describe()
@@ -287,6 +298,18 @@ def test_jobs_get_what_was_asked_for(suite, tmp_path, monkeypatch):
     session.run(resume=False, launcher="slurm", jobs=3, parameters={"timeout_min": 60})
     ((_, _, cluster, _, jobs, options, _),) = asked
     assert (cluster, jobs, options) == ("slurm", 3, {"gpus_per_node": 2, "timeout_min": 60})
+
+
+def test_jobs_on_this_machine_take_its_gpu_one_at_a_time(session, monkeypatch):
+    asked = []
+    monkeypatch.setattr("drconv_mm.suite.session.run_jobs", lambda *arguments: asked.append(arguments[5]) or [])
+    monkeypatch.setattr("drconv_mm.suite.session.torch.cuda.is_available", lambda: True)
+    session.run(resume=False, launcher="submitit")
+    session.run(resume=True, launcher="submitit", jobs=2, parameters={"gpus_per_node": 0})
+    session.run(resume=True, launcher="slurm", jobs=2, parameters={"timeout_min": 5})
+    assert asked == [{"gpus_per_node": 1}, {"gpus_per_node": 0}, {"timeout_min": 5}]
+    with pytest.raises(SuiteError, match=r"--jobs 2 with --launcher submitit: .* all get its first 1 GPUs; use --jobs"):
+        session.run(resume=True, launcher="submitit", jobs=2)
 
 
 def test_time_of_a_run_is_of_the_nearest_that_are_known(runs):
