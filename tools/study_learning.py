@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -67,6 +69,7 @@ class Arm:
         start: Initialises the network in another way.
         random_regions: Whether the region maps are random and fixed.
         decayed: Whether the guides' and the generators' weights decay as the others do.
+        networks: Those that it can be built in; None for all.
     """
 
     about: str
@@ -75,6 +78,11 @@ class Arm:
     start: Callable[[nn.Module], None] | None = None
     random_regions: bool = False
     decayed: bool = True
+    networks: tuple[str, ...] | None = None
+
+    def fits(self, network: str) -> bool:
+        """Whether the network can have it."""
+        return self.networks is None or network in self.networks
 
 
 def _layers(model: nn.Module) -> list[DRConv2d]:
@@ -112,10 +120,7 @@ def sharp_guide(model: nn.Module) -> None:
 
 def guide_norm(model: nn.Module) -> None:
     """Batch norm behind each block's guide: on average the regions' scores are equally high and spread."""
-    blocks = [module for module in model.modules() if isinstance(module, ShuffleBlock)]
-    if not blocks:
-        raise SystemExit("study_learning.py: the arm guide_norm is of drconv_shufflenet_v2-0.5x alone")
-    for block in blocks:
+    for block in [module for module in model.modules() if isinstance(module, ShuffleBlock)]:
         block.guide = nn.Sequential(block.guide, nn.BatchNorm2d(len(block.guide.guide_weight), affine=False))
 
 
@@ -188,7 +193,7 @@ ARMS = {
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
     "uncentred_guide": Arm("guide kernels that don't sum to zero", start=uncentred_guide),
     "sharp_guide": Arm("guide kernels four times as large", start=sharp_guide),
-    "guide_norm": Arm("batch norm behind the guide", start=guide_norm),
+    "guide_norm": Arm("batch norm behind the guide", start=guide_norm, networks=("drconv_shufflenet_v2-0.5x",)),
     "no_decay": Arm("no weight decay on guide and generator", decayed=False),
 }
 
@@ -244,7 +249,13 @@ class Classifier(nn.Module):
 
 
 def build(network: str, arm: Arm, num_classes: int) -> Classifier:
-    """The arm's network."""
+    """The arm's network.
+
+    Raises:
+        ValueError: It can't have that arm.
+    """
+    if not arm.fits(network):
+        raise ValueError(f"arm {arm.about!r} is of {', '.join(arm.networks or ())} alone, not of {network}")
     make, width = NETWORKS[network]
     if arm.widened:
         width = matching_width(network, num_classes)
@@ -455,6 +466,7 @@ def run(args: argparse.Namespace) -> None:
         for rate in args.learning_rates
         for arm in args.arms
         for network in args.networks
+        if ARMS[arm].fits(network)
     ]
     for *_, path in jobs:
         found = json.loads(path.read_text())["iterations"] if path.exists() else args.iterations
@@ -490,12 +502,13 @@ def time_arms(args: argparse.Namespace) -> None:
     MMLogger.get_instance("mmengine", log_level="WARNING")
     path, about = args.results / "times.json", dict(machine("cpu"), batch=BATCH)
     before = json.loads(path.read_text()) if path.exists() else dict(machine={}, seconds={})
-    same = {**before["machine"], "date": about["date"]} == about
-    times: dict[str, dict[str, dict]] = before["seconds"] if same else {}
+    date = about.pop("date")  # of each figure
+    times: dict[str, dict[str, dict]] = before["seconds"] if before["machine"] == about else {}
     with ExitStack() as maps:
         for network in args.networks:
             runs: dict[tuple[str, str], Callable[[], None]] = {}
-            for arm in args.arms:
+            arms = [arm for arm in args.arms if ARMS[arm].fits(network)]
+            for arm in arms:
                 model = build(network, ARMS[arm], num_classes)
                 if ARMS[arm].random_regions:
                     maps.enter_context(observe_regions(model, random_regions(0)))
@@ -509,12 +522,11 @@ def time_arms(args: argparse.Namespace) -> None:
 
                 runs[arm, "step"], runs[arm, "inference"] = step, inference
             found = interleaved(runs, args.rounds, "cpu")
-            for arm in args.arms:
-                times.setdefault(network, {})[arm] = {
-                    what: round(median(found[arm, what]) / 1e3, 4) for what in ("step", "inference")
-                }
-            print(network, times[network], flush=True)
-    write_whole(path, json.dumps(dict(machine=about, seconds=times), indent=1) + "\n")
+            for arm in arms:
+                seconds = {what: round(median(found[arm, what]) / 1e3, 4) for what in ("step", "inference")}
+                times.setdefault(network, {})[arm] = dict(seconds, date=date)
+            print(network, {arm: times[network][arm] for arm in arms}, flush=True)
+            write_whole(path, json.dumps(dict(machine=about, seconds=times), indent=1) + "\n")
 
 
 # --- The report ------------------------------------------------------------------------------------------------------
@@ -563,9 +575,19 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     return [*lines, ""]
 
 
+def trained_as(network: str, arm: str) -> str:
+    """Whose runs they are: the standard networks of the two ShuffleNetV2 are one."""
+    return "drconv_shufflenet_v2-0.5x" if (network, arm) == ("shufflenet_v2-0.5x", "standard") else network
+
+
 def common_scatter(found: dict[str, Found]) -> tuple[float, int]:
     """Standard deviation of top-1 over the seeds, one for all settings with three, and its degrees of freedom."""
-    settings = [[run["top1"] for run in runs] for arms in found.values() for runs in arms.values() if len(runs) > 2]
+    settings = [
+        [run["top1"] for run in runs]
+        for network, arms in found.items()
+        for (arm, _), runs in arms.items()
+        if len(runs) > 2 and trained_as(network, arm) == network
+    ]
     freedom = sum(len(values) - 1 for values in settings)
     return (sum((len(values) - 1) * variance(values) for values in settings) / max(1, freedom)) ** 0.5, freedom
 
@@ -592,9 +614,12 @@ def comparisons(found: dict[str, Found]) -> list[str]:
         for networks in groups:
             ours, other = ({k: v for n in networks for k, v in top1(n, a, rate).items()} for a in ("drconv", arm))
             difference = paired_difference(other, ours)
-            if difference.n < 2 or not freedom:
+            if difference.n < 2:
                 continue
-            half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * scatter * (2 / difference.n) ** 0.5
+            # A run that stands for two networks counts twice in a mean, and scatters once.
+            runs_of = Counter((trained_as(network, arm), seed) for network, seed in ours.keys() & other.keys())
+            weight = (difference.n + sum(count**2 for count in runs_of.values())) / difference.n**2
+            half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * (scatter * weight**0.5) if freedom else math.inf
             by_both = difference.supported, abs(difference.mean) > half
             cells = [
                 ARMS[arm].about, str(rate), networks[0] if len(networks) == 1 else f"all {len(networks)}",

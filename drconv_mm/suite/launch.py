@@ -139,7 +139,7 @@ def _result_of(run: Run, job: Any) -> RunResult | RunFailedError:
     if error is not None:  # the job itself crashed, was killed or ran out of time
         log = Path(job.paths.stderr)
         tail = log.read_text(errors="replace").splitlines()[-_TAIL:] if log.is_file() else []
-        return failure(run, "job", f"its job {job.job_id} failed: {str(error).splitlines()[0]}", tail, log)
+        return failure(run, "job", f"its job {job.job_id} ended without a record, in state {job.state}", tail, log)
     result = job.result()
     if isinstance(result, DiskFullError):
         raise result

@@ -302,6 +302,7 @@ def _common_options(config: Config, seed: int, exact: bool, budget: Mapping[str,
         "default_hooks.checkpoint.interval": interval,
         # One may be half written when the training is killed.
         "default_hooks.checkpoint.max_keep_ckpts": 2,
+        "default_hooks.checkpoint.save_last": True,
         # So that training and validation are logged at the same kind of step.
         "default_hooks.logger.log_metric_by_epoch": False,
     }
@@ -394,7 +395,7 @@ def generate_data(suite: Suite, data_root: Path) -> None:
                 raise SuiteError(f"task {task.name!r}: its data can't be generated: {error}") from error
 
 
-def claim(work_dir: Path, suite: Suite, convs: Mapping[str, Any], runs: Iterable[Run]) -> list[str]:
+def claim(work_dir: Path, suite: Suite, convs: Mapping[str, Any], runs: Iterable[Run]) -> None:
     """Writes into a work dir what suite it holds, or checks that it is this one.
 
     Tasks and conv types may be added later, and changed while nothing was trained with them. What was must be as it
@@ -406,13 +407,10 @@ def claim(work_dir: Path, suite: Suite, convs: Mapping[str, Any], runs: Iterable
         convs: All conv types of the suite: a widened one is matched to another, which may not be asked for.
         runs: What was asked for; the report knows from here what is still missing.
 
-    Returns:
-        Names of the settings that changed: ``'tasks.<name>'``, ``'convs.<name>'``.
-
     Raises:
-        SuiteError: See `check_claim`.
+        SuiteError: It holds another suite, or runs of the same with another setting.
     """
-    old, settings, changed = check_claim(work_dir, suite, convs)
+    old, settings, _ = check_claim(work_dir, suite, convs)
     planned = [*old.get("planned", []), *("/".join(run.folder.parts[-3:]) for run in runs)]
     document = {
         "name": suite.name, "planned": list(dict.fromkeys(planned)), "settings": old["settings"] | settings
@@ -420,13 +418,16 @@ def claim(work_dir: Path, suite: Suite, convs: Mapping[str, Any], runs: Iterable
     path, text = work_dir / SUITE_FILE, json.dumps(document, indent=1) + "\n"
     if not path.exists() or path.read_text() != text:
         write_whole(path, text)
-    return changed
 
 
 def check_claim(
     work_dir: Path, suite: Suite, convs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """What a work dir holds, the settings of now, and which of them changed; see `claim`.
+    """Whether a suite may go on in a work dir; see `claim`.
+
+    Returns:
+        What the work dir holds, the settings of now, and the names of those that changed: ``'tasks.<name>'``,
+        ``'convs.<name>'``.
 
     Raises:
         SuiteError: It holds another suite, or runs of the same with another setting.
@@ -449,8 +450,8 @@ def check_claim(
     used = [name for name in changed if _is_trained(work_dir, name, before | settings)]
     if used:
         raise SuiteError(
-            f"{work_dir} has runs with other settings of {', '.join(used)} (see {path}); choose another --work-dir, "
-            "or give the changed setting another name"
+            f"{work_dir} has runs with other settings of {', '.join(used)} (see {path}); set them back, choose another "
+            "--work-dir, or give a changed task or conv type another name"
         )
     return old, settings, changed
 

@@ -71,6 +71,12 @@ class State:
                 before.append(value)
         self._sitting = time.monotonic(), self.values["seconds"]
 
+    @classmethod
+    def anew(cls, path: Path) -> State:
+        """Of a training that begins at the beginning: nothing of an earlier attempt counts."""
+        path.unlink(missing_ok=True)
+        return cls(path)
+
     def save(self, **changes: Any) -> None:
         """Notes changes, and the seconds of this sitting."""
         begin, before = self._sitting
@@ -105,7 +111,11 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., N
         (run.folder / FAILED_FILE).unlink(missing_ok=True)
         state = State(run.folder / "state.json")
         batch_size = state.values.setdefault("batch_size", run.batch_size)
-        if batch_size != run.batch_size and newest_checkpoint(run) is not None:
+        if newest_checkpoint(run) is None:
+            # Nothing to go on from: what an earlier attempt logged, perhaps with other settings, is not this run's.
+            shutil.rmtree(run.folder / "training", ignore_errors=True)
+            state = State.anew(state.path)
+        elif batch_size != run.batch_size:
             raise SuiteError(
                 f"{run.name}: {run.folder} was begun with batches of {batch_size} images, this call has "
                 f"{run.batch_size}: give --gpus as it was, or delete the folder to begin anew"
@@ -118,7 +128,11 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., N
             _train(run, state, gpus, report)
         checkpoint = newest_checkpoint(run)
         if not _is_the_end(run, checkpoint):
-            raise failure(run, "train", "the training ended without a whole checkpoint and the validation of its end")
+            last = checkpoint.name if checkpoint else "none"
+            raise failure(
+                run, "train", f"the training ended without a whole checkpoint and the validation of its end "
+                f"({run.unit} {run.budget}); the last that has both: {last}"
+            )  # fmt: skip
         report("test; cost, regions and pictures")
         # Side by side: each spends most of its time importing, on one core.
         with _step(run, _inspection_command(run, checkpoint), "inspection", _SHARING):

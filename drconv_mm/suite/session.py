@@ -77,7 +77,7 @@ class Session:
         """The plan as a text: a row a run, what data are missing, and the time it will take where that is known.
 
         Raises:
-            SuiteError: A call that runs would refuse: the work dir has runs with other settings, a tool is missing.
+            SuiteError: The work dir has runs with other settings, or a tool is missing.
         """
         check_claim(self.work_dir, self.suite, self.whole.convs)
         self._check_tools()
@@ -151,8 +151,10 @@ class Session:
                     "runs: add --resume to go on, or choose another --work-dir"
                 )
             results = [run.result() for run in done]
-            changed = claim(self.work_dir, self.suite, self.whole.convs, self.runs)
+            # Before the new settings are written: a kill in between must not leave widths of the old ones.
+            _, _, changed = check_claim(self.work_dir, self.suite, self.whole.convs)
             forget_widths(self.work_dir, changed, self.whole.convs)
+            claim(self.work_dir, self.suite, self.whole.convs, self.runs)
             print(f"suite {self.suite.name}: looking for the data, and drawing those that are generated", flush=True)
             generate_data(unfinished, self.data_root)
             widths = match_widths(self.suite, self.whole.convs, self.work_dir)
@@ -180,6 +182,14 @@ class Session:
                 print(f"  {message.splitlines()[0]}", flush=True)
         return failed
 
+    def _is_wanted(self, task: str, conv: str, seed: int) -> bool:
+        """Whether the suite still has a run that was asked for once, or something is left of it."""
+        if (self.work_dir / "runs" / task / conv / str(seed)).exists():
+            return True
+        if task not in self.whole.tasks or conv in self.whole.tasks[task].leave_out:
+            return False
+        return conv in {*self.whole.convs, *self.suite.convs} and seed < max(self.whole.seeds, self.suite.seeds)
+
     def _check_tools(self) -> None:
         for run in self.runs:
             for tool in ("train.py", "test.py"):
@@ -201,7 +211,8 @@ class Session:
         # Of earlier calls, too, which may have asked for another part of the suite.
         asked = [tuple(name.split("/")) for name in read_document(self.work_dir / SUITE_FILE)["planned"]]
         asked += [path.parts[-4:-1] for path in (self.work_dir / "runs").glob(f"*/*/*/{FAILED_FILE}")]
-        triples = [(task, conv, int(seed)) for task, conv, seed in asked if seed.isdigit() and task in tasks]
+        triples = [(task, conv, int(seed)) for task, conv, seed in asked if seed.isdigit()]
+        triples = [run for run in triples if self._is_wanted(*run)]
         triples.sort(key=lambda run: (place(run[0], tasks), place(run[1], convs), run[2]))
         written = write_report(
             self.work_dir,

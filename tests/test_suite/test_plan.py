@@ -14,7 +14,7 @@ from drconv_mm.engine.model import build_model
 from drconv_mm.suite.config import load_suite
 from drconv_mm.suite.errors import SuiteError
 from drconv_mm.suite.matching import forget_widths, read_widths
-from drconv_mm.suite.plan import claim, generate_data, make_plan, missing_data, read_config, select
+from drconv_mm.suite.plan import check_claim, claim, generate_data, make_plan, missing_data, read_config, select
 
 from .conftest import TINY
 
@@ -283,8 +283,10 @@ def test_generated_data(suite, tmp_path):
 
 
 def claims(work_dir: Path, suite, convs=None) -> list[str]:
-    runs = make_plan(suite, work_dir, work_dir)
-    return claim(work_dir, suite, convs or suite.convs, runs)
+    """Goes on with a suite, and tells which of its settings changed."""
+    _, _, changed = check_claim(work_dir, suite, convs or suite.convs)
+    claim(work_dir, suite, convs or suite.convs, make_plan(suite, work_dir, work_dir))
+    return changed
 
 
 def test_one_suite_in_a_work_dir(suite, tmp_path):
@@ -315,7 +317,9 @@ def test_what_was_trained_with_is_not_changed(suite, tmp_path, what_is_there):
     before = (tmp_path / "suite.json").read_bytes()
     inexact = replace(suite, exact_resume=False)
     for changed_suite, name in ((other_conv, "convs.DRConv"), (longer, "tasks.shapes"), (inexact, "exact_resume")):
-        with pytest.raises(SuiteError, match=rf"has runs with other settings of {name} .*give the changed setting an"):
+        with pytest.raises(
+            SuiteError, match=rf"has runs with other settings of {name} .*set them back, choose another"
+        ):
             claims(tmp_path, changed_suite)
     assert (tmp_path / "suite.json").read_bytes() == before
     # What no training sees.

@@ -331,7 +331,10 @@ def test_where_when_and_how_long(tmp_path):
             for seed, (cpu, day) in enumerate(facts)
         ],
     )
-    assert found.environments == [({"cpu": "b"}, "2 runs (cells, seed 1, 2)"), ({"cpu": "a"}, "1 run (cells, seed 0)")]
+    assert found.environments == [
+        ({"cpu": "b"}, "2 runs (cells: Conv2d seed 1, 2)"),
+        ({"cpu": "a"}, "1 run (cells: Conv2d seed 0)"),
+    ]
     assert (found.dates, found.hours) == ("2000-01-01 to 2000-01-03", 4.5)
 
 

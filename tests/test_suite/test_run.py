@@ -171,6 +171,19 @@ def test_a_lost_checkpoint_of_the_end_is_made_again(run, monkeypatch, left):
     assert [path and path.name for path in trained] == ["epoch_2.pth" if left == "an earlier one" else None]
 
 
+def test_nothing_counts_of_an_attempt_that_left_no_checkpoint(run, monkeypatch):
+    """It may have been of other settings: batches that did not fit into memory, another budget."""
+    save_and_log(run)
+    state = State(run.folder / "state.json")
+    state.save(peak_memory_bytes=7, batch_size=32, started="2020-01-01T00:00:00+00:00")
+    found = []
+    monkeypatch.setattr("drconv_mm.suite.run._train", lambda run, state, *_: found.append(dict(state.values)))
+    with pytest.raises(RunFailedError, match=r"of its end \(epoch 4\); the last that has both: none"):
+        execute(run, "suite.py", report=lambda text: None)
+    assert found[0]["peak_memory_bytes"] == 0 and found[0]["batch_size"] == 8 and found[0]["started"] > "2021"
+    assert not (run.folder / "training").exists()
+
+
 def save_and_log(run, *epochs: int) -> None:
     """Checkpoints, each with the validations that are due (of epochs 2 and 4)."""
     scalars = run.folder / "training/20260101_000000/vis_data/scalars.json"
@@ -192,6 +205,7 @@ def test_batches_of_another_size_do_not_go_on_with_a_training(run, monkeypatch):
 
 @pytest.mark.parametrize(("peak", "expected"), [(5, 7), (9, 9)])
 def test_peak_is_of_all_sittings(run, monkeypatch, peak, expected):
+    save_and_log(run, 1)
     state = State(run.folder / "state.json")
     state.save(peak_memory_bytes=7)
     monkeypatch.setattr("drconv_mm.suite.run._call", lambda *_: peak)

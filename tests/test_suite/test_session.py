@@ -15,7 +15,7 @@ from drconv_mm.suite.config import load_suite
 from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.launch import run_here
 from drconv_mm.suite.lock import locked
-from drconv_mm.suite.plan import claim
+from drconv_mm.suite.plan import check_claim, claim
 from drconv_mm.suite.results import ResultError, RunResult
 from drconv_mm.suite.run import RunFailedError
 from drconv_mm.suite.session import Session, _Clock, _Progress, duration
@@ -151,7 +151,7 @@ def test_committed_records_of_mini_can_be_gone_on_with(tmp_path):
     """No change of `Task` or of a config may shut them out."""
     shutil.copytree(ROOT / "docs/results/mini", tmp_path / "work")
     session = Session(load_suite(ROOT / "configs/suite/mini.py"), work_dir=tmp_path / "work", data_root=tmp_path)
-    assert claim(session.work_dir, session.suite, session.whole.convs, session.runs) == []
+    assert check_claim(session.work_dir, session.suite, session.whole.convs)[2] == []
     assert sum(run.state() == "finished" and bool(run.result()) for run in session.runs) >= 6
 
 
@@ -214,9 +214,15 @@ def test_report_knows_what_earlier_calls_have_not_finished(suite, session):
     claim(session.work_dir, suite, suite.convs, runs)
     for run in session.runs:
         finish(run)
-    session.run(resume=True)
+    more = replace(suite, seeds=3)
+    Session(more, seeds=1, work_dir=session.work_dir, data_root=session.data_root).run(resume=True)
     text = (session.work_dir / "report/report.md").read_text()
     assert "2 of 6 runs done" in text and "- shapes, DRConv, seed 2: not run, or not finished" in text
+    # What the suite no longer has is not missing, unless something is left of it.
+    (session.work_dir / "runs/shapes/DRConv/2").mkdir()
+    session.run(resume=True)
+    text = (session.work_dir / "report/report.md").read_text()
+    assert "2 of 3 runs done" in text and "- shapes, DRConv, seed 2: not run, or not finished" in text
 
 
 def test_failed_runs_of_earlier_calls_are_in_the_report(session, suite):

@@ -48,7 +48,7 @@ def test_runs_once_and_reports(study):
     # Positions of a random map are nearly evenly shared in the first, large layers.
     assert runs["random_regions-lr0.05-seed0.json"]["entropy"]["backbone.layers.0.0.1.conv"] > 0.95
 
-    again = run(TOOL, "run", data, *arguments, *arms, "widened").stdout
+    again = run(TOOL, "run", data, *arguments, *arms, "widened", "guide_norm").stdout  # which it can't have
     assert "4 runs, 3 of them finished before" in again and "[1/1]" in again
     widened = json.loads((results / "runs" / NETWORK / "widened-lr0.05-seed0.json").read_text())
     assert widened["multiply_adds"] == pytest.approx(dynamic["multiply_adds"], rel=0.05)
@@ -68,9 +68,12 @@ def test_runs_once_and_reports(study):
 def test_times_of_other_arms_stay(study):
     data, arguments, results = study
     path = results / "times.json"
+    path.unlink(missing_ok=True)
+    run(TOOL, "time", data, *arguments, "--arms", "m4", "guide_norm", "--rounds", 1)
     run(TOOL, "time", data, *arguments, "--arms", "m2", "random_regions", "--rounds", 1)
     document = json.loads(path.read_text())
-    assert document["seconds"][NETWORK].keys() >= {"m2", "random_regions"}
+    # And none of the arm that this network can't have.
+    assert document["seconds"][NETWORK].keys() == {"m4", "m2", "random_regions"}
     document["machine"]["cpu"] = "another"
     path.write_text(json.dumps(document))
     run(TOOL, "time", data, *arguments, "--arms", "m1", "--rounds", 1)
@@ -112,6 +115,16 @@ def test_differences_are_paired_by_seed_and_network():
     assert by_arm["standard convolution", "a"][3] == f"{10 - half:.1f} to {10 + half:.1f}"
     assert by_arm["standard convolution", "a"][4] == "supported" == by_arm["standard convolution", "all 2"][4]
     assert by_arm["m = 1", "a"][4] == "not supported" == by_arm["m = 2", "b"][4]
+    # One standard network for both: its three runs count twice each, and scatter once.
+    names = ("drconv_shufflenet_v2-0.5x", "shufflenet_v2-0.5x")
+    shared = dict(zip(names, found.values(), strict=True))
+    shared[names[1]] |= {("standard", 0.1): shared[names[0]]["standard", 0.1]}
+    scatter, freedom = study_learning.common_scatter(shared)
+    assert (scatter**2, freedom) == (pytest.approx((4 + 7 + 1 + 3) / 4), 8)
+    cells = [line.split("|") for line in study_learning.comparisons(shared) if "| all 2 |" in line]
+    half = 2.306 * (scatter**2 * (6 + 3 * 2**2) / 36) ** 0.5
+    low, high = (float(end) for end in cells[0][7].split(" to "))
+    assert high - low == pytest.approx(2 * half, abs=0.11)
     # 5.0, 5.1 and 5.2 are alike by luck, where seeds scatter by 10; 1, 5 and 12 are not.
     lucky = {"a": top1_of("drconv", 60, 70, 80) | top1_of("m1", 55.0, 64.9, 74.8)}
     assert study_learning.comparisons(lucky)[4].endswith("| by the pairs alone |")
@@ -121,7 +134,7 @@ def test_differences_are_paired_by_seed_and_network():
 
 @pytest.mark.parametrize("network", study_learning.NETWORKS)
 def test_use_of_regions_is_measured(network):
-    """A network that has no use for its maps loses nothing without them; one whose filters differ does."""
+    """A network whose regions' filters differ gives other answers with other maps."""
     torch.manual_seed(0)
     images, labels = torch.randint(256, (8, 3, 112, 112), dtype=torch.uint8), torch.arange(8) % 5
     model = study_learning.build(network, study_learning.ARMS["apart"], 5)
@@ -194,7 +207,9 @@ def test_another_start_is_another(arm):
 
 
 def test_a_norm_behind_the_guide_is_of_one_network():
-    with pytest.raises(SystemExit, match="guide_norm is of drconv_shufflenet_v2-0.5x alone"):
+    with pytest.raises(
+        ValueError, match=r"behind the guide' is of drconv_shufflenet_v2-0.5x alone, not of mobilenet_v1"
+    ):
         study_learning.build(NETWORK, study_learning.ARMS["guide_norm"], 20)
 
 

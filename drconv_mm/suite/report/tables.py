@@ -201,7 +201,7 @@ class Content:
     """All that a report says.
 
     Attributes:
-        environments: Each distinct environment with what was run in it, most first: ``12 runs: detection, face``.
+        environments: Each distinct environment with what was run in it, most first, as `_runs_of` says it.
         commits: The project's commits that the runs were made with.
     """
 
@@ -291,11 +291,14 @@ def collect(
 
 
 def _runs_of(results: list[RunResult]) -> str:
-    """How many, and of which seeds of which tasks."""
-    seeds_of: dict[str, set[int]] = {}
+    """``3 runs (cells: Conv2d seed 0, 1, DRConv seed 0)``."""
+    seeds_of: dict[str, dict[str, list[int]]] = {}
     for result in results:
-        seeds_of.setdefault(result.task, set()).add(result.seed)
-    which = "; ".join(f"{task}, seed {', '.join(map(str, sorted(of)))}" for task, of in seeds_of.items())
+        seeds_of.setdefault(result.task, {}).setdefault(result.conv, []).append(result.seed)
+    which = "; ".join(
+        f"{task}: {', '.join(f'{conv} seed ' + ', '.join(map(str, sorted(of))) for conv, of in convs.items())}"
+        for task, convs in seeds_of.items()
+    )
     return f"{len(results)} run{'s' * (len(results) != 1)} ({which})"
 
 
