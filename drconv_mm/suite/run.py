@@ -30,7 +30,7 @@ from .errors import DiskFullError, SuiteError, disk_full_is_told
 from .lock import locked
 from .plan import FAILED_FILE, Run
 from .results import INSPECTION_FILE, RESULT_FILE, RunResult
-from .toolbox import tool_path
+from .toolbox import resume_arguments, tool_path
 
 ROOT = Path(__file__).resolve().parents[2]
 _TAIL = 25  # lines of a log that a failure shows
@@ -159,10 +159,24 @@ def _train(run: Run, state: State, gpus: int, report: Callable[..., None]) -> No
         begins, more = "begins", []
     else:
         # Named, as the file that mmengine would look into may be half written.
-        begins, more = f"goes on from {checkpoint.name}", ["resume=True", f"load_from={checkpoint}"]
+        begins, more = f"goes on from {checkpoint.name}", resume_arguments(run.scope, checkpoint)
     report(f"training {begins} ({run.budget} {_plural(run)})")
+    before = len(_rows(run.folder))
     peak = _call(run, [*_train_command(run, gpus), *more], "train", _progress(run, report, state))
+    if checkpoint is not None:
+        _check_resumed(run, checkpoint, _rows(run.folder)[before:])
     state.save(trained=True, peak_memory_bytes=max(peak, state.values["peak_memory_bytes"]))
+
+
+def _check_resumed(run: Run, checkpoint: Path, rows: list[dict[str, Any]]) -> None:
+    """One that begins at the beginning with a checkpoint's weights trains for longer than the others."""
+    first = next((row for row in rows if "loss" in row), None)
+    if first is not None and (first["epoch"] - 1 if run.unit == "epoch" else first["step"] - 1) < _step_of(checkpoint):
+        shutil.rmtree(run.folder / "training")
+        raise failure(
+            run, "train", f"train.py did not go on from {checkpoint.name}, but began at the beginning with its "
+            "weights; what it made is deleted, and --resume begins anew"
+        )  # fmt: skip
 
 
 def _is_the_end(run: Run, checkpoint: Path | None) -> bool:

@@ -11,6 +11,16 @@ from .errors import SuiteError
 _PACKAGES = {"mmdet": "mmdet", "mmseg": "mmseg", "mmpretrain": "mmpretrain", "mmengine": "mmpretrain"}
 
 
+def resume_arguments(scope: str, checkpoint: Path) -> list[str]:
+    """What makes the toolbox's train.py go on from a checkpoint; they follow the ``--cfg-options``.
+
+    mmseg's takes ``--resume`` without a path and overwrites what the config says of it.
+    """
+    if _PACKAGES[scope] == "mmseg":
+        return [f"load_from={checkpoint}", "--resume"]
+    return ["--resume", str(checkpoint)]
+
+
 def tool_path(scope: str, tool: str) -> Path:
     """The toolbox's own tool for configs of a scope.
 

@@ -172,23 +172,47 @@ def test_failed_run_does_not_stop_the_rest(undisturbed, tmp_path):
     assert record(undisturbed) == before and (undisturbed / "report/report.html").is_file()
 
 
-def test_every_task_of_the_demo(tmp_path):
-    """The suite of `make demo`, with few images and one epoch: all four toolboxes, to a report with pictures."""
-    few = {
-        "detection": dict(epochs=1, data=dict(arguments=dict(num_train=8, num_val=4))),
-        "segmentation": dict(iterations=2, data=dict(arguments=dict(num_train=8, num_val=4))),
-        "face": dict(epochs=1, data=dict(arguments=dict(num_images=2, num_strangers=6, num_pairs=40))),
-        "classification": dict(epochs=1, data=dict(arguments=dict(num_train=4, num_val=2))),
-    }
-    config = tmp_path / "sample.py"
-    config.write_text(f"_base_ = '{ROOT}/configs/suite/sample.py'\ntasks = {few!r}\n")
-    done = suite(tmp_path / "work", "--conv", "DRConv", config=config)
+FEW = {
+    "detection": dict(epochs=2, data=dict(arguments=dict(num_train=8, num_val=4))),
+    "segmentation": dict(iterations=4, data=dict(arguments=dict(num_train=8, num_val=4))),
+    "face": dict(epochs=1, data=dict(arguments=dict(num_images=2, num_strangers=6, num_pairs=40))),
+    "classification": dict(epochs=1, data=dict(arguments=dict(num_train=4, num_val=2))),
+}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """The suite of `make demo`, with few images: all four toolboxes, to a report with pictures."""
+    folder = tmp_path_factory.mktemp("demo")
+    config = folder / "sample.py"
+    hooks = {"options": {"default_hooks.killer.type": "tests.test_suite.killer.KillHook"}}
+    tasks = {name: {**task, **hooks} for name, task in FEW.items()}
+    config.write_text(f"_base_ = '{ROOT}/configs/suite/sample.py'\ntasks = {tasks!r}\n")
+    done = suite(folder / "work", "--conv", "DRConv", config=config)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = {path.parts[-4]: RunResult.read(path) for path in (tmp_path / "work/runs").glob("*/*/*/result.json")}
-    assert results.keys() == few.keys()
+    return folder
+
+
+def test_every_task_of_the_demo(demo):
+    results = {path.parts[-4]: RunResult.read(path) for path in (demo / "work/runs").glob("*/*/*/result.json")}
+    assert results.keys() == FEW.keys()
     for name, result in results.items():
         assert result.regions and result.multiply_adds > 1e6 and result.curves["loss"], name
-        pictures = json.loads((tmp_path / f"work/runs/{name}/DRConv/0/pictures/pictures.json").read_text())
+        pictures = json.loads((demo / f"work/runs/{name}/DRConv/0/pictures/pictures.json").read_text())
         assert pictures, name
-    page = (tmp_path / "work/report/report.html").read_text()
-    assert "4 of 4" in page and page.count("<img ") >= len(few)
+    page = (demo / "work/report/report.html").read_text()
+    assert "4 of 4" in page and page.count("<img ") >= len(FEW)
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_every_toolbox_goes_on_where_it_was(demo, task):
+    """Their train.py take a checkpoint each in a way of its own; mmpretrain's is the one of the tests above."""
+    arguments = ["--conv", "DRConv", "--task", task, "--resume"]
+    killed = suite(demo / "killed", *arguments, config=demo / "sample.py", kill_at="train:2")
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    done = suite(demo / "killed", *arguments, config=demo / "sample.py")
+    assert done.returncode == 0 and f"goes on from {'epoch' if task == 'detection' else 'iter'}_1.pth" in done.stdout
+    first, second = (demo / name / f"runs/{task}/DRConv/0" for name in ("work", "killed"))
+    assert lasting(RunResult.read(second / "result.json")) == lasting(RunResult.read(first / "result.json"))
+    weights = [torch.load(folder / "checkpoint.pth")["state_dict"] for folder in (first, second)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

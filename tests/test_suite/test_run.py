@@ -184,6 +184,29 @@ def test_nothing_counts_of_an_attempt_that_left_no_checkpoint(run, monkeypatch):
     assert not (run.folder / "training").exists()
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_training_that_did_not_go_on_is_no_result(run, monkeypatch, epoch):
+    """It would have trained for longer than the others."""
+    save_and_log(run, 1)
+    rows = [{"loss": 1.0, "time": 0.1, "step": 2 * epoch - 1, "epoch": epoch}]
+
+    def train(*_):
+        scalars = run.folder / "training/20260102_000000/vis_data/scalars.json"
+        scalars.parent.mkdir(parents=True)
+        scalars.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return 0
+
+    monkeypatch.setattr("drconv_mm.suite.run._call", train)
+    state = State(run.folder / "state.json")
+    if epoch == 2:
+        _train(run, state, 0, lambda text: None)
+        assert state.values["trained"]
+        return
+    with pytest.raises(RunFailedError, match="did not go on from epoch_1.pth, but began at the beginning"):
+        _train(run, state, 0, lambda text: None)
+    assert not state.values["trained"] and newest_checkpoint(run) is None
+
+
 def save_and_log(run, *epochs: int) -> None:
     """Checkpoints, each with the validations that are due (of epochs 2 and 4)."""
     scalars = run.folder / "training/20260101_000000/vis_data/scalars.json"
