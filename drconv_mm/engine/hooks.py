@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import zip_longest
 
@@ -143,6 +144,10 @@ class RegionVisHook(Hook):
         runner.visualizer.add_image(f"regions_{mode}_{batch_idx}", picture, step=runner.iter)
 
 
+def _classes(dataset: Dataset) -> Sequence[str] | None:
+    return getattr(dataset, "metainfo", {}).get("classes")
+
+
 @register_in("HOOKS")
 class CheckClassesHook(Hook):
     """Compares the classes of the head, of the images to train on and of those to validate on before anything runs.
@@ -161,7 +166,7 @@ class CheckClassesHook(Hook):
         if runner.val_loop is not None:
             validated = runner.val_dataloader.dataset
             self._check(runner, validated, "val_dataloader")
-            names, others = (getattr(data, "metainfo", {}).get("classes") for data in (trained, validated))
+            names, others = _classes(trained), _classes(validated)
             if names is not None and others is not None and list(names) != list(others):
                 one, other = next((a, b) for a, b in zip_longest(names, others) if a != b)
                 raise ValueError(
@@ -179,7 +184,7 @@ class CheckClassesHook(Hook):
 
     def _check(self, runner: Runner, dataset: Dataset, loader: str) -> None:
         head = getattr(_bare(runner.model), "head", None)
-        expected, classes = getattr(head, "num_classes", None), getattr(dataset, "metainfo", {}).get("classes")
+        expected, classes = getattr(head, "num_classes", None), _classes(dataset)
         if expected is not None and classes is not None and expected != len(classes):
             raise ValueError(
                 f"model.head.num_classes={expected}, but {loader} has {len(classes)} classes "

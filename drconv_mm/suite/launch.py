@@ -13,11 +13,10 @@ from typing import Any
 from .errors import DiskFullError, SuiteError
 from .plan import Run
 from .results import RunResult
-from .run import RunFailedError, execute, failure
+from .run import TAIL, RunFailedError, execute, failure
 
 _A_WEEK = 7 * 24 * 60  # minutes; submitit's own limit for a job on this machine is 2
 _EVERY = 60  # seconds between two lines of progress of a job
-_TAIL = 25  # lines of a job's log that its failure shows
 LAUNCHERS = ("local", "submitit", "slurm")
 Execute = Callable[..., RunResult]
 Outcome = tuple[Run, RunResult | RunFailedError]
@@ -138,7 +137,7 @@ def _result_of(run: Run, job: Any) -> RunResult | RunFailedError:
     error = job.exception()
     if error is not None:  # the job itself crashed, was killed or ran out of time
         log = Path(job.paths.stderr)
-        tail = log.read_text(errors="replace").splitlines()[-_TAIL:] if log.is_file() else []
+        tail = log.read_text(errors="replace").splitlines()[-TAIL:] if log.is_file() else []
         return failure(run, "job", f"its job {job.job_id} ended without a record, in state {job.state}", tail, log)
     result = job.result()
     if isinstance(result, DiskFullError):

@@ -33,7 +33,7 @@ from .results import INSPECTION_FILE, RESULT_FILE, RunResult
 from .toolbox import resume_arguments, tool_path
 
 ROOT = Path(__file__).resolve().parents[2]
-_TAIL = 25  # lines of a log that a failure shows
+TAIL = 25  # lines of a log that a failure shows
 _GRACE = 15  # seconds that a step has to end by itself
 # Such as "Epoch(train)  [3][10/30] ... eta: 0:01:10  time: ... loss: 0.61" and "Iter(train) [ 10/200] ...".
 _LINE = re.compile(
@@ -71,12 +71,6 @@ class State:
                 before.append(value)
         self._sitting = time.monotonic(), self.values["seconds"]
 
-    @classmethod
-    def anew(cls, path: Path) -> State:
-        """Of a training that begins at the beginning: nothing of an earlier attempt counts."""
-        path.unlink(missing_ok=True)
-        return cls(path)
-
     def save(self, **changes: Any) -> None:
         """Notes changes, and the seconds of this sitting."""
         begin, before = self._sitting
@@ -109,24 +103,25 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., N
         if (run.folder / RESULT_FILE).exists():
             return run.result()
         (run.folder / FAILED_FILE).unlink(missing_ok=True)
-        state = State(run.folder / "state.json")
-        batch_size = state.values.setdefault("batch_size", run.batch_size)
-        if newest_checkpoint(run) is None:
+        checkpoint, noted = newest_checkpoint(run), run.folder / "state.json"
+        if checkpoint is None:
             # Nothing to go on from: what an earlier attempt logged, perhaps with other settings, is not this run's.
             shutil.rmtree(run.folder / "training", ignore_errors=True)
-            state = State.anew(state.path)
-        elif batch_size != run.batch_size:
+            noted.unlink(missing_ok=True)
+        state = State(noted)
+        batch_size = state.values.setdefault("batch_size", run.batch_size)
+        if batch_size != run.batch_size:
             raise SuiteError(
                 f"{run.name}: {run.folder} was begun with batches of {batch_size} images, this call has "
                 f"{run.batch_size}: give --gpus as it was, or delete the folder to begin anew"
             )
-        state.save(batch_size=run.batch_size)
+        state.save()
         _write_config(run)
         # The last checkpoint of a finished training may be lost: deleted to make room, or not on the disk yet when the
         # power failed. What it lacks is trained again.
-        if not (state.values["trained"] and _is_the_end(run, newest_checkpoint(run))):
+        if not (state.values["trained"] and _is_the_end(run, checkpoint)):
             _train(run, state, gpus, report)
-        checkpoint = newest_checkpoint(run)
+            checkpoint = newest_checkpoint(run)
         if not _is_the_end(run, checkpoint):
             last = checkpoint.name if checkpoint else "none"
             raise failure(
@@ -247,7 +242,7 @@ def _step(
         code = process.returncode
         if code:
             log.seek(begin)
-            tail = [line.rstrip() for line in deque(log, maxlen=_TAIL)]
+            tail = [line.rstrip() for line in deque(log, maxlen=TAIL)]
             said = "\n".join(tail)
             if re.search(_DISK_FULL, said) and not re.search(_SHARED_MEMORY, said):
                 raise DiskFullError(run.folder)
