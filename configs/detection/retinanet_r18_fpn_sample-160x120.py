@@ -42,10 +42,10 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="CocoMetric", ann_file=data_root + "annotations/instances_val.json", metric="bbox")
 test_evaluator = val_evaluator
 
-max_epochs = 6
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     # The full rate for most of this short training: what limits it is the number of steps.
-    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=3, end=max_epochs, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=2, end=max_epochs, convert_to_iter_based=True),
 ]

@@ -48,7 +48,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 100
+max_iters = 76
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
 param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=1e-5, by_epoch=False, begin=0, end=max_iters)]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
