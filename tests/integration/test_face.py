@@ -148,8 +148,8 @@ class TestSample:
         folder, name, output = trained
         assert ("31 of 49 convolutions are DRConv" in output) == ("drconv" in name)
         assert len(scalars(folder / "work", "loss")) == 6
-        # A third of the margin in the second of three epochs.
-        assert re.findall(r"margin_factor: ([\d.]+)", output)[::3] == ["0.0000", "0.3333"]
+        # Half of the margin in the second of two epochs.
+        assert re.findall(r"margin_factor: ([\d.]+)", output)[::3] == ["0.0000", "0.5000"]
         (validated,) = scalars(folder / "work", "face/accuracy")
         options = {"test_evaluator.roc_file": "roc.png"}
         arguments = ("test.py", f"work/{name}", "work/epoch_2.pth", "--work-dir", "tested")
