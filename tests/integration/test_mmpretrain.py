@@ -72,8 +72,8 @@ def short(images: tuple[Path, int]) -> dict:
 
 
 PAIRS = [(network, suffix) for network in NETWORKS for suffix in ("8xb128_in1k", "caltech20-96x96")]
-PAIRS += [("mobilenet-v1-0.25x", "caltech20-96x96"), ("resnet18-0.25x", "sample-64x64")]
-PAIRS += [("shufflenet-v2-0.5x", "sample-64x64")]
+PAIRS += [("mobilenet-v1-0.25x", "caltech20-96x96")]
+PAIRS += [(network, "sample-64x64") for network in ("resnet18-0.25x", "shufflenet-v2-0.5x")]
 
 
 @pytest.mark.parametrize("network, suffix", PAIRS)
