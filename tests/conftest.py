@@ -14,6 +14,17 @@ import torch
 SHARED = Path(os.environ.get("DRCONV_MM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+# Where the tests of the operator and of the layers put their tensors, such as `cuda`.
+DEVICE = os.environ.get("DRCONV_MM_TEST_DEVICE")
+
+
+@pytest.fixture(autouse=True)
+def _device():
+    if DEVICE is not None:
+        torch.set_default_device(DEVICE)
+        torch.backends.cudnn.allow_tf32 = False  # the tolerances are those of fp32
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -6,7 +6,7 @@
   study_learning.py report        writes the tables (Markdown) and the plots from the JSONs
 
 DATA is a folder with train/<class>/*.jpg and val/<class>/*.jpg. A run that was stopped starts anew, a finished one is
-never repeated.
+never repeated, and one that failed does not stop the rest.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ import json
 import math
 import os
 import sys
+import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.pool import Pool, ThreadPool
 from pathlib import Path
 from statistics import mean, median, stdev, variance
 
@@ -37,9 +41,10 @@ from torch import Tensor, nn
 
 import drconv_mm
 from drconv_mm.datasets.image_folder import scan_image_folder
-from drconv_mm.engine.complexity import count_by_part
+from drconv_mm.engine.complexity import Cost, count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
 from drconv_mm.files import write_whole
+from drconv_mm.info import cpu_name
 from drconv_mm.layers import DRConv2d, observe_regions, register_generator
 from drconv_mm.layers.conv_type import ApplyTo
 from drconv_mm.layers.generators import MixtureGenerator
@@ -270,6 +275,13 @@ def multiply_adds(model: nn.Module) -> int:
     return count_by_part(model, (SIZE, SIZE))["total"].multiply_adds
 
 
+@cache
+def costs_of(network: str, arm_name: str, num_classes: int) -> dict[str, Cost]:
+    """Of one image, by part."""
+    return count_by_part(build(network, ARMS[arm_name], num_classes), (SIZE, SIZE))
+
+
+@cache
 def matching_width(network: str, num_classes: int) -> float:
     """The width at which the standard network has the multiply-adds of the DRConv one, by bisection."""
     make, low = NETWORKS[network]
@@ -284,6 +296,7 @@ def matching_width(network: str, num_classes: int) -> float:
 # --- Data ------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def load_split(root: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:
     """Images ``[N, 3, 112, 112]`` (uint8, RGB; short side resized, middle cut out), labels ``[N]``, class names."""
     files, labels, classes = scan_image_folder(root / split)
@@ -305,15 +318,32 @@ def normalized(images: Tensor) -> Tensor:
     return (images.float() - 118) / 58
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crops of 40 to 100% of the area, at 96x96, half of them mirrored."""
-    count = len(images)
+def random_crops(count: int, generator: torch.Generator) -> Tensor:
+    """Affine maps ``[count, 2, 3]`` to crops of 40 to 100% of the area, half of them mirrored."""
     scale = (0.4 + 0.6 * torch.rand(count, generator=generator)).sqrt()
     shift = (1 - scale).unsqueeze(1) * (2 * torch.rand(count, 2, generator=generator) - 1)
     mirror = 1 - 2 * torch.randint(2, (count,), generator=generator)
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * mirror, scale, shift
-    grid = F.affine_grid(theta, [count, 3, SIZE, SIZE], align_corners=False)
+    return theta
+
+
+def drawn(images: int, iterations: int, seed: int) -> tuple[Tensor, Tensor]:
+    """All batches: the numbers of their images ``[iterations, batch]``, and the crops ``[iterations, batch, 2, 3]``."""
+    generator = torch.Generator().manual_seed(seed)
+    order, batches, crops = torch.empty(0, dtype=torch.long), [], []
+    for _ in range(iterations):
+        if len(order) < BATCH:
+            order = torch.randperm(images, generator=generator)
+        batches.append(order[:BATCH])
+        order = order[BATCH:]
+        crops.append(random_crops(BATCH, generator))
+    return torch.stack(batches), torch.stack(crops)
+
+
+def augmented(images: Tensor, crops: Tensor) -> Tensor:
+    """The crops, at 96x96."""
+    grid = F.affine_grid(crops, [len(images), 3, SIZE, SIZE], align_corners=False)
     return F.grid_sample(normalized(images), grid, align_corners=False)
 
 
@@ -328,11 +358,15 @@ def cropped(images: Tensor) -> Tensor:
 
 def random_regions(seed: int) -> Change:
     """A random map for each layer, the same at every call."""
+    maps: dict[tuple, Tensor] = {}
 
     def change(name: str, regions: Tensor, num_regions: int) -> Tensor:
-        digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # it takes 32 bits
-        return torch.randint(num_regions, (1, *regions.shape[1:]), generator=generator).expand_as(regions)
+        size = regions.shape[1:]
+        if (name, size) not in maps:  # a CUDA graph can't draw it anew
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # it takes 32 bits
+            maps[name, size] = torch.randint(num_regions, (1, *size), generator=generator).to(regions.device)
+        return maps[name, size].expand_as(regions)
 
     return change
 
@@ -349,7 +383,13 @@ def shuffled(name: str, regions: Tensor, num_regions: int) -> Tensor:
     """
     flat = regions.flatten(1)
     generator = torch.Generator().manual_seed(flat.shape[1])
-    return flat.gather(1, torch.rand(flat.shape, generator=generator).argsort(1)).view_as(regions)
+    order = torch.rand(flat.shape, generator=generator).argsort(1)
+    return flat.gather(1, order.to(flat.device)).view_as(regions)
+
+
+def evaluation_batches(images: Tensor) -> list[Tensor]:
+    """Of the size that is fast: on a GPU, all in one."""
+    return [cropped(batch) for batch in images.split(len(images) if images.is_cuda else BATCH)]
 
 
 @torch.no_grad()
@@ -357,7 +397,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, change: Change | 
     """Top-1 in percent and mean cross-entropy, the region maps changed."""
     model.eval()
     with observe_regions(model, change) if change else nullcontext():
-        logits = torch.cat([model(cropped(batch)) for batch in images.split(BATCH)])
+        logits = torch.cat([model(batch) for batch in evaluation_batches(images)])
     right = float((logits.argmax(1) == labels).float().mean())
     return round(100 * right, 2), round(float(F.cross_entropy(logits, labels)), 4)
 
@@ -372,8 +412,8 @@ def entropies(model: nn.Module, images: Tensor) -> dict[str, float]:
 
     model.eval()
     with observe_regions(model, count):
-        for x in images.split(BATCH):
-            model(cropped(x))
+        for batch in evaluation_batches(images):
+            model(batch)
     return {name: round(region_entropy(region_shares(c)), 4) for name, c in counts.items()}
 
 
@@ -388,56 +428,101 @@ def load(data: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], int]
     return train, val, len(classes)
 
 
-def train_one(
-    network: str, arm_name: str, learning_rate: float, seed: int, iterations: int, data: Path, out: Path
-) -> dict:
-    """Trains and evaluates one run, and writes its JSON at the end."""
-    torch.manual_seed(seed)
-    arm = ARMS[arm_name]
-    (images, labels), (val_images, val_labels), num_classes = load(data)
-    model = build(network, arm, num_classes)
+def optimizer_of(model: nn.Module, arm: Arm, learning_rate: Tensor) -> torch.optim.SGD:
+    """SGD at a rate that lies on the model's device, and may change there."""
     rest = [p for p in model.parameters() if p.dim() <= 1]  # norms and biases
     if not arm.decayed:
         rest += [p for layer in _layers(model) for p in layer.generator.parameters() if p.dim() > 1]
         rest += _guide_weights(model)
     undecayed = {id(p) for p in rest}
     decayed = [p for p in model.parameters() if id(p) not in undecayed]
-    optimizer = torch.optim.SGD(
-        [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)], lr=learning_rate, momentum=MOMENTUM
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - i / iterations))
-    generator = torch.Generator().manual_seed(seed)
-    result = dict(network=network, arm=arm_name, learning_rate=learning_rate, seed=seed, iterations=iterations)
-    losses, started = [], time.process_time()
-    order = torch.empty(0, dtype=torch.long)
-    model.train()
-    # What else is put in a map's place comes after this.
-    with observe_regions(model, random_regions(seed)) if arm.random_regions else nullcontext():
-        for _ in range(iterations):
-            if len(order) < BATCH:
-                order = torch.randperm(len(images), generator=generator)
-            batch, order = order[:BATCH], order[BATCH:]
-            loss = F.cross_entropy(
-                model(augmented(images[batch], generator)), labels[batch], label_smoothing=LABEL_SMOOTHING
+    groups = [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)]
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=MOMENTUM, fused=learning_rate.is_cuda)
+
+
+def captured(step: Callable[[], None], model: nn.Module, optimizer: torch.optim.SGD) -> Callable[[], None]:
+    """``step`` as a CUDA graph: these networks are small, and a GPU would wait for the calls of each kernel.
+
+    It is run a few times before; what that changed is undone.
+    """
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(3):
+        step()
+    graph = torch.cuda.CUDAGraph()
+    # Other threads replay theirs meanwhile.
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+        step()
+    model.load_state_dict(before)
+    for state in optimizer.state.values():
+        state["momentum_buffer"].zero_()
+    return graph.replay
+
+
+# What draws from PyTorch's own generator, or waits for the GPU, is for one thread at a time.
+_alone = threading.Lock()
+
+
+def train_one(
+    network: str, arm_name: str, learning_rate: float, seed: int, iterations: int, data: Path, out: Path, device: str
+) -> dict:
+    """Trains and evaluates one run, and writes its JSON at the end."""
+    started = time.thread_time()
+    arm, on_gpu = ARMS[arm_name], device.startswith("cuda")
+    with ExitStack() as stack:
+        if on_gpu:
+            stack.enter_context(torch.cuda.stream(torch.cuda.Stream(device)))
+        train, val, num_classes = load(data)
+        batches = drawn(len(train[0]), iterations, seed)
+        with _alone:
+            (images, labels), (val_images, val_labels), (numbers, crops) = (
+                [tensor.to(device) for tensor in pair] for pair in (train, val, batches)
             )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-            if len(losses) % max(1, iterations // 4) == 0:
-                print(f"{network} {arm_name} at {learning_rate} seed {seed}: {len(losses)} of {iterations} iterations, "
-                      f"loss {mean(losses[-50:]):.3f}", flush=True)  # fmt: skip
-        for suffix, change in (("", None), ("_region_zero", region_zero), ("_shuffled", shuffled)):
-            result["top1" + suffix], result["val_loss" + suffix] = evaluate(model, val_images, val_labels, change)
-        entropy = entropies(model, val_images)
-    costs = count_by_part(model, (SIZE, SIZE))
+            costs = costs_of(network, arm_name, num_classes)  # which builds networks: before the seed
+            torch.manual_seed(seed)
+            model = build(network, arm, num_classes).to(device).train()
+            schedule = [min(1, (i + 1) / 50) * (1 - i / iterations) for i in range(iterations)]
+            rates = learning_rate * torch.tensor(schedule, device=device)
+            batch, crop, rate, loss = (t.clone() for t in (numbers[0], crops[0], rates[0], rates[0]))
+            losses = torch.zeros(iterations, device=device)
+            optimizer = optimizer_of(model, arm, rate)
+
+            def step() -> None:
+                optimizer.zero_grad()
+                logits = model(augmented(images[batch], crop))
+                found = F.cross_entropy(logits, labels[batch], label_smoothing=LABEL_SMOOTHING)
+                found.backward()
+                optimizer.step()
+                loss.copy_(found.detach())
+
+            # What else is put in a map's place comes after this.
+            if arm.random_regions:
+                stack.enter_context(observe_regions(model, random_regions(seed)))
+            advance = captured(step, model, optimizer) if on_gpu else step
+            done = [torch.cuda.Event(blocking=True) for _ in range(2)] if on_gpu else []
+        for i in range(iterations):
+            batch.copy_(numbers[i])
+            crop.copy_(crops[i])
+            rate.copy_(rates[i])
+            advance()
+            losses[i] = loss
+            if on_gpu:  # a queue that is full would block other threads
+                done[i % 2].record()
+                done[(i + 1) % 2].synchronize()
+            elif (i + 1) % max(1, iterations // 4) == 0:
+                print(f"{network} {arm_name} at {learning_rate} seed {seed}: {i + 1} of {iterations} iterations, "
+                      f"loss {float(losses[max(0, i - 49) : i + 1].mean()):.3f}", flush=True)  # fmt: skip
+        result = dict(network=network, arm=arm_name, learning_rate=learning_rate, seed=seed, iterations=iterations)
+        with _alone:
+            for suffix, change in (("", None), ("_region_zero", region_zero), ("_shuffled", shuffled)):
+                result["top1" + suffix], result["val_loss" + suffix] = evaluate(model, val_images, val_labels, change)
+            entropy, train_loss = entropies(model, val_images), round(float(losses[-50:].mean()), 4)
     result.update(
-        train_loss=round(mean(losses[-50:]), 4),
+        train_loss=train_loss,
         multiply_adds=costs["total"].multiply_adds, parameters=costs["total"].parameters,
         entropy=entropy,
         # Of the processor: the clock of a run that was stopped, or had company, says nothing.
-        minutes=round((time.process_time() - started) / 60, 2), threads=torch.get_num_threads(),
+        minutes=round((time.thread_time() - started) / 60, 2), threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         torch=torch.__version__, drconv_mm=drconv_mm.__version__,
     )  # fmt: skip
     write_whole(out, json.dumps(result, indent=1) + "\n")
@@ -452,10 +537,14 @@ def path_of(results: Path, network: str, arm: str, learning_rate: float, seed: i
     return results / "runs" / network / f"{arm}-lr{learning_rate}-seed{seed}.json"
 
 
-def _worker(job: tuple) -> dict:
+def _worker(job: tuple) -> dict | str:
+    """The result, or what went wrong."""
     MMLogger.get_instance("mmengine", log_level="WARNING")  # init_weights tells of every parameter
     torch.set_num_threads(1)
-    return train_one(*job)
+    try:
+        return train_one(*job)
+    except Exception:
+        return f"{' '.join(map(str, job[:4]))} failed:\n{traceback.format_exc()}"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -473,14 +562,18 @@ def run(args: argparse.Namespace) -> None:
         if found != args.iterations:
             sys.exit(f"study_learning.py: error: {path} is of {found} iterations, not of --iterations "
                      f"{args.iterations}; give another --results")  # fmt: skip
-    missing = [job for job in jobs if not job[-1].exists()]
+    missing = [(*job, args.device) for job in jobs if not job[-1].exists()]
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished before", flush=True)
     load(args.data)  # a wrong layout shows before anything starts
-    os.environ.update({**KEEP_FREED_MEMORY, **os.environ})  # for the workers
     started = time.perf_counter()
-    with torch.multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+    failed = []
+    with _workers(args) as pool:
         for done, result in enumerate(pool.imap_unordered(_worker, missing), 1):
             left = (time.perf_counter() - started) / done * (len(missing) - done) / 60
+            if isinstance(result, str):
+                failed.append(result)
+                print(result, flush=True)
+                continue
             print(
                 f"[{done}/{len(missing)}] {result['network']} {result['arm']} at {result['learning_rate']} "
                 f"seed {result['seed']}: "
@@ -489,6 +582,18 @@ def run(args: argparse.Namespace) -> None:
                 f"{result['minutes']:.1f} min; {left:.0f} min left",
                 flush=True,
             )
+    if failed:
+        sys.exit(f"study_learning.py: error: {len(failed)} runs failed, as said above; the others are finished")
+
+
+def _workers(args: argparse.Namespace) -> Pool:
+    """Processes, or on a GPU threads: its contexts take turns, and streams of one context do not."""
+    if args.device != "cpu":
+        # As a CPU has it: rounding a product's factors to 10 bits is another arithmetic.
+        torch.backends.cudnn.allow_tf32 = False
+        return ThreadPool(args.jobs)
+    os.environ.update({**KEEP_FREED_MEMORY, **os.environ})
+    return torch.multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1)
 
 
 def time_arms(args: argparse.Namespace) -> None:
@@ -697,6 +802,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="runs at once, one thread each (default: cores)"
     )
+    parser.add_argument("--device", default="cpu", help="of `run`: cpu or cuda (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="of `time` (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSONs (default: docs/learning)")
     return parser.parse_args()

@@ -424,7 +424,7 @@ class TestLife:
 
     def test_bfloat16_autocast_trains(self):
         layer = DRConv2d(6, 8, 3)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(layer.bias.device.type, torch.bfloat16):
             output = layer(images())
         assert output.dtype is torch.bfloat16
         output.float().square().sum().backward()

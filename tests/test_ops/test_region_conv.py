@@ -14,14 +14,18 @@ from drconv_mm.ops.backends import BACKENDS, ENV, Backend, batched, dense
 from drconv_mm.ops.backends import sorted as sorted_
 from drconv_mm.ops.backends.common import region_map
 
-FAST = ["cpu", "sorted", "batched", "dense"]
+from ..conftest import DEVICE
+
+CAN_RUN = [name for name in BACKENDS if DEVICE is None or BACKENDS[name].why_not(torch.device(DEVICE)) is None]
+FAST = [name for name in CAN_RUN if name != "reference"]
 
 
 def make(n=2, c=4, o=6, m=3, kernel=(3, 2), size=(7, 5), own=True, groups=1, dtype=torch.float64, seed=0, **geometry):
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        drawn = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+        return drawn.to(torch.get_default_device(), dtype)
 
     input = randn(n, c, *size)
     filters = randn(n if own else 1, m, o, c // groups, *kernel)
@@ -33,13 +37,14 @@ def forward_backward(tensors, backend, arguments):
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     output = region_conv2d(*leaves, backend=backend, **arguments)
     generator = torch.Generator().manual_seed(1)
-    upstream = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+    upstream = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
     return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
 
 
 def assert_like_reference(backend, tensors, arguments, rtol=1e-10, atol=1e-10):
     names = ("output", "grad_input", "grad_filters", "grad_guide", "grad_bias")
-    expected = forward_backward(tensors, "reference", arguments)
+    # Its loops over pixels are slow to start on a GPU.
+    expected = [t.to(tensors[0].device) for t in forward_backward([t.cpu() for t in tensors], "reference", arguments)]
     for name, got, want in zip(names, forward_backward(tensors, backend, arguments), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -106,7 +111,7 @@ def test_the_oracle_is_the_convolution_of_each_region():
             torch.testing.assert_close(output[n][:, chosen], answer[:, chosen])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CAN_RUN)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_guide_gradient_is_that_of_the_relaxed_sum_with_the_hard_forward(backend, groups):
     input, filters, guide, bias, arguments = make(groups=groups, padding=1)
@@ -126,14 +131,15 @@ def test_guide_gradient_is_that_of_the_relaxed_sum_with_the_hard_forward(backend
     # Hard in value, soft in the guide's gradient: input and filters see `hard`, the guide sees `soft`.
     relaxed = (answers * hard.unsqueeze(2)).sum(1) + leaves[3].view(1, -1, 1, 1)
     relaxed = relaxed + (answers.detach() * (soft - soft.detach()).unsqueeze(2)).sum(1)
-    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
     expected = torch.autograd.grad(relaxed, leaves, upstream)
     torch.testing.assert_close(output, relaxed.detach())
     for got, want in zip((grad_input, grad_filters, grad_guide, grad_bias), expected, strict=True):
         torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CAN_RUN)
 @pytest.mark.parametrize("own", [True, False])
 def test_gradcheck_of_input_filters_and_bias(backend, own):
     input, filters, guide, bias, arguments = make(c=2, o=2, size=(4, 3), own=own, padding=1)
@@ -145,7 +151,7 @@ def test_gradcheck_of_input_filters_and_bias(backend, own):
     assert torch.autograd.gradcheck(function, leaves)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CAN_RUN)
 def test_guide_grad_scale_scales_the_guides_gradient_alone(backend):
     *tensors, arguments = make()
     once = forward_backward(tensors, backend, arguments)
@@ -154,7 +160,7 @@ def test_guide_grad_scale_scales_the_guides_gradient_alone(backend):
         torch.testing.assert_close(b, 3 * a if i == 3 else a)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CAN_RUN)
 @pytest.mark.parametrize("own", [True, False])
 def test_topk_guide_gradient_is_that_of_the_softmax_over_the_most_likely(backend, own):
     *tensors, arguments = make(m=4, own=own, padding=1)
@@ -175,7 +181,7 @@ def test_topk_guide_gradient_is_that_of_the_softmax_over_the_most_likely(backend
         torch.testing.assert_close(got[3], full[3])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CAN_RUN)
 @pytest.mark.parametrize(
     "no_gradient", [{"guide_grad": "none"}, {"guide_grad_scale": 0}, {"guide_grad": "topk", "guide_topk": 1}]
 )
@@ -199,7 +205,7 @@ def test_every_dtype(backend, dtype, rtol, atol):
         torch.testing.assert_close(got.double(), want, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CAN_RUN)
 def test_channels_last_is_kept(backend):
     input, filters, guide, bias, arguments = make()
     assert region_conv2d(input, filters, guide, bias, backend=backend, **arguments).is_contiguous()
@@ -226,7 +232,7 @@ def test_autocast_leaves_the_guide_in_fp32(backend):
     input, filters, guide, bias, arguments = make(dtype=torch.float32, m=2)
     # Apart by less than bf16 can tell: a cast of the guide would tie, and region 0 would win everywhere.
     guide = torch.stack([torch.ones_like(guide[:, 0]), 1 + 1e-4 * guide[:, 1]], 1).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(input.device.type, torch.bfloat16):
         output = region_conv2d(input, filters, guide, bias, backend=backend, **arguments)
     assert output.dtype is torch.bfloat16
     exact = region_conv2d(input, filters, guide, bias, backend="reference", **arguments)
@@ -237,7 +243,7 @@ def test_autocast_leaves_the_guide_in_fp32(backend):
 
 def test_autocast_leaves_fp64_alone_as_conv2d_does():
     *tensors, arguments = make()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(tensors[0].device.type, torch.bfloat16):
         output = region_conv2d(*tensors, **arguments)
     torch.testing.assert_close(output, region_conv2d(*tensors, **arguments), rtol=0, atol=0)
 
@@ -327,16 +333,17 @@ def test_environment_variable_chooses_the_backend(monkeypatch):
 
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize(
-    "problem, name",
+    "problem, name, on_gpu",
     [
-        (dict(), "batched"),
-        (dict(c=64, o=64, size=(24, 24)), "sorted"),
-        (dict(c=64, o=64, size=(8, 8), n=16, own=False), "sorted"),
-        (dict(c=6, o=6, groups=6), "dense"),
-        (dict(m=1), "dense"),
+        (dict(), "batched", "batched"),
+        (dict(c=64, o=64, size=(24, 24)), "sorted", "batched"),
+        (dict(c=64, o=64, size=(8, 8), n=16, own=False), "sorted", "batched"),
+        (dict(c=256, o=256, size=(40, 40), n=1, dtype=torch.float32), "sorted", "dense"),
+        (dict(c=6, o=6, groups=6), "dense", "dense"),
+        (dict(m=1), "dense", "batched"),
     ],
 )
-def test_the_automatic_choice(monkeypatch, problem, name, compiled):
+def test_the_automatic_choice(monkeypatch, problem, name, on_gpu, compiled):
     *tensors, arguments = make(**problem)
     chosen = []
     for backend in list(BACKENDS):
@@ -346,7 +353,9 @@ def test_the_automatic_choice(monkeypatch, problem, name, compiled):
         if backend != "reference":
             monkeypatch.setitem(BACKENDS, backend, spy)
     monkeypatch.setitem(BACKENDS, "reference", BACKENDS["reference"]._replace(forward=dense.forward))
-    if compiled and problem != dict(m=1):
+    if tensors[0].is_cuda:
+        name = on_gpu
+    elif compiled and problem != dict(m=1):
         name = "cpu"
     elif not compiled:
         monkeypatch.setitem(BACKENDS, "cpu", BACKENDS["cpu"]._replace(why_not=lambda device: "no compiler"))
@@ -358,7 +367,7 @@ def test_a_named_backend_that_cannot_run_says_why_and_an_automatic_choice_goes_o
     *tensors, arguments = make()
     broken = Backend(None, None, lambda device: "no compiler was found")
     monkeypatch.setitem(BACKENDS, "batched", broken)
-    with pytest.raises(RuntimeError, match="backend='batched' can't run on cpu: no compiler was found"):
+    with pytest.raises(RuntimeError, match=r"backend='batched' can't run on \S+: no compiler was found"):
         region_conv2d(*tensors, backend="batched", **arguments)
     region_conv2d(*tensors, **arguments)
 
@@ -412,7 +421,7 @@ class TestErrors:
         self.check(TypeError, "guide is torch.bfloat16 and input is torch.float64", guide=lambda t: t.bfloat16())
 
     def test_devices(self):
-        self.check(ValueError, "filters is on meta and input is on cpu", filters=lambda t: t.to("meta"))
+        self.check(ValueError, r"filters is on meta and input is on (cpu|cuda:0);", filters=lambda t: t.to("meta"))
 
     def test_geometry(self):
         self.check(ValueError, "stride must be an integer of at least 1, or a pair of them, got 0", stride=0)

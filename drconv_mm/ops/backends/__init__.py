@@ -15,6 +15,8 @@ from . import sorted as sorted_
 ENV = "DRCONV_MM_BACKEND"
 # Multiply-adds under which m products in one call beat a call a bank; measured on CPUs with 2 threads.
 _BATCHED_WORK = 1 << 21
+# The same on a GPU, where a call weighs more; measured on an H200.
+_GPU_BATCHED_WORK = 1 << 29
 _logger = logging.getLogger(__name__)
 
 
@@ -67,7 +69,10 @@ def choose_backend(name: str | None, device: torch.device, num_regions: int, dep
             raise RuntimeError(f"{asked_by}={name!r} can't run on {device}: {reason}. Leave it out to choose by itself")
         return name
     order = ("sorted", "dense", "reference")
-    if num_regions == 1 or depthwise:
+    if device.type != "cpu":
+        # `sorted` makes calls for each filter bank, which leave a GPU idle.
+        order = ("dense", "reference") if depthwise or bank_work > _GPU_BATCHED_WORK else ("batched", "dense")
+    elif num_regions == 1 or depthwise:
         # One region is a standard convolution; a depthwise product is too thin for matrix products.
         order = ("dense", *order)
     elif bank_work <= _BATCHED_WORK:

@@ -15,6 +15,8 @@ from .common import pick, region_map, wide_dtype
 
 # Numbers that the product of a few samples may give: it is read again at once, from a CPU's cache.
 _CHUNK_NUMEL = 1 << 20
+# How many times as many on a GPU, which is slow where a call has little to do: 256 MB in fp32.
+_ON_GPU = 64
 
 
 def why_not(device: torch.device) -> str | None:
@@ -40,9 +42,10 @@ def _matrices(filters: torch.Tensor, groups: int) -> torch.Tensor:
     return filters.flatten(3).unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
 
 
-def _samples(batch: int, numel: int) -> Iterator[slice]:
+def _samples(input: torch.Tensor, numel: int) -> Iterator[slice]:
     """The batch in slices, for ``numel`` numbers a sample."""
-    step = max(1, _CHUNK_NUMEL // max(1, numel))
+    batch, limit = len(input), _CHUNK_NUMEL * (_ON_GPU if input.is_cuda else 1)
+    step = max(1, limit // max(1, numel))
     return (slice(n, min(n + step, batch)) for n in range(0, batch, step))
 
 
@@ -57,7 +60,7 @@ def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geo
     num_regions, out_channels = filters.shape[1:3]
     matrices, positions = _matrices(filters, geometry.groups), regions[0].numel()
     output = input.new_empty(input.shape[0], out_channels, *regions.shape[1:])
-    for samples in _samples(input.shape[0], num_regions * out_channels * positions):
+    for samples in _samples(input, num_regions * out_channels * positions):
         columns = _columns(input[samples], filters.shape[-2:], geometry)
         answers = (_of(samples, matrices) @ columns).unflatten(2, (num_regions, -1))
         chosen = regions[samples].flatten(1)[:, None, None, None].expand(*answers.shape[:2], 1, *answers.shape[3:])
@@ -84,7 +87,7 @@ def backward(
     # Samples that share filters add up: in fp32 at least, whatever the images' precision.
     grad_matrices = torch.zeros_like(matrices, dtype=wide) if want_filters else None
     response = torch.empty(len(input), num_regions, *regions.shape[1:], device=input.device, dtype=wide)
-    for samples in _samples(input.shape[0], num_regions * out_channels * positions):
+    for samples in _samples(input, num_regions * out_channels * positions):
         columns = _columns(input[samples], kernel_size, geometry)
         # [n, groups, 1, O/groups, Ho * Wo]
         grads = grad_output[samples].flatten(2).unflatten(1, (groups, 1, -1))
