@@ -458,7 +458,7 @@ def captured(step: Callable[[], None], model: nn.Module, optimizer: torch.optim.
     return graph.replay
 
 
-# What draws from PyTorch's own generator, or waits for the GPU, is for one thread at a time.
+# One thread at a time builds (which draws from PyTorch's own generator), captures and evaluates.
 _alone = threading.Lock()
 
 
@@ -467,7 +467,7 @@ def train_one(
 ) -> dict:
     """Trains and evaluates one run, and writes its JSON at the end."""
     started = time.thread_time()
-    arm, on_gpu = ARMS[arm_name], device.startswith("cuda")
+    arm, on_gpu = ARMS[arm_name], device == "cuda"
     with ExitStack() as stack:
         if on_gpu:
             stack.enter_context(torch.cuda.stream(torch.cuda.Stream(device)))
@@ -520,11 +520,11 @@ def train_one(
         train_loss=train_loss,
         multiply_adds=costs["total"].multiply_adds, parameters=costs["total"].parameters,
         entropy=entropy,
-        # Of the processor: the clock of a run that was stopped, or had company, says nothing.
-        minutes=round((time.thread_time() - started) / 60, 2), threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         torch=torch.__version__, drconv_mm=drconv_mm.__version__,
     )  # fmt: skip
+    if not on_gpu:  # of the processor: the clock of a run that was stopped, or had company, says nothing
+        result.update(minutes=round((time.thread_time() - started) / 60, 2), threads=torch.get_num_threads())
     write_whole(out, json.dumps(result, indent=1) + "\n")
     return result
 
@@ -565,6 +565,9 @@ def run(args: argparse.Namespace) -> None:
     missing = [(*job, args.device) for job in jobs if not job[-1].exists()]
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished before", flush=True)
     load(args.data)  # a wrong layout shows before anything starts
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("study_learning.py: error: --device cuda: PyTorch finds no GPU here; leave the option out, or install "
+                 "a PyTorch with CUDA on a machine with one")  # fmt: skip
     started = time.perf_counter()
     failed = []
     with _workers(args) as pool:
@@ -578,8 +581,7 @@ def run(args: argparse.Namespace) -> None:
                 f"[{done}/{len(missing)}] {result['network']} {result['arm']} at {result['learning_rate']} "
                 f"seed {result['seed']}: "
                 f"top-1 {result['top1']:.1f}, region 0 {result['top1_region_zero']:.1f}, "
-                f"shuffled {result['top1_shuffled']:.1f}, loss {result['train_loss']:.3f}, "
-                f"{result['minutes']:.1f} min; {left:.0f} min left",
+                f"shuffled {result['top1_shuffled']:.1f}, loss {result['train_loss']:.3f}; {left:.0f} min left",
                 flush=True,
             )
     if failed:
@@ -588,7 +590,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _workers(args: argparse.Namespace) -> Pool:
     """Processes, or on a GPU threads: its contexts take turns, and streams of one context do not."""
-    if args.device != "cpu":
+    if args.device == "cuda":
         # As a CPU has it: rounding a product's factors to 10 bits is another arithmetic.
         torch.backends.cudnn.allow_tf32 = False
         return ThreadPool(args.jobs)
@@ -802,7 +804,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="runs at once, one thread each (default: cores)"
     )
-    parser.add_argument("--device", default="cpu", help="of `run`: cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of `run` (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="of `time` (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSONs (default: docs/learning)")
     return parser.parse_args()

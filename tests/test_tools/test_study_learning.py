@@ -65,6 +65,36 @@ def test_runs_once_and_reports(study):
     assert page.read_text() == text
 
 
+def test_a_run_that_fails_stops_no_other(study, tmp_path):
+    data, arguments, _ = study
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/shufflenet_v2-0.5x").write_text("a file where the folder would be")
+    networks = ["--networks", "shufflenet_v2-0.5x", NETWORK, "--arms", "standard"]
+    done = run(TOOL, "run", data, *arguments[:-1], tmp_path, *networks, check=False)
+    assert done.returncode == 1 and "error: 1 runs failed, as said above; the others are finished" in done.stderr
+    assert "shufflenet_v2-0.5x standard 0.05 0 failed:" in done.stdout and "FileExistsError" in done.stdout
+    assert (tmp_path / "runs" / NETWORK / "standard-lr0.05-seed0.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_is_said_before_training(study, tmp_path):
+    data, arguments, _ = study
+    done = run(TOOL, "run", data, *arguments[:-1], tmp_path, "--device", "cuda", check=False)
+    assert done.returncode == 1 and "--device cuda: PyTorch finds no GPU here" in done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_as_a_cpu_does(study, tmp_path):
+    data, arguments, _ = study
+    losses = []
+    for device in ("cpu", "cuda"):
+        more = ["--iterations", 20, "--arms", "drconv", "random_regions", "--device", device]
+        run(TOOL, "run", data, *arguments[:-1], tmp_path / device, *more)
+        found = sorted((tmp_path / device / "runs" / NETWORK).iterdir())
+        losses.append([json.loads(path.read_text())["train_loss"] for path in found])
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+
+
 def test_times_of_other_arms_stay(study):
     data, arguments, results = study
     path = results / "times.json"

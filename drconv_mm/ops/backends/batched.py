@@ -15,7 +15,7 @@ from .common import pick, region_map, wide_dtype
 
 # Numbers that the product of a few samples may give: it is read again at once, from a CPU's cache.
 _CHUNK_NUMEL = 1 << 20
-# How many times as many on a GPU, which is slow where a call has little to do: 256 MB in fp32.
+# How many times as many on a GPU, where small calls are dear: 256 MB of answers in fp32, beside their patches.
 _ON_GPU = 64
 
 
@@ -44,7 +44,7 @@ def _matrices(filters: torch.Tensor, groups: int) -> torch.Tensor:
 
 def _samples(input: torch.Tensor, numel: int) -> Iterator[slice]:
     """The batch in slices, for ``numel`` numbers a sample."""
-    batch, limit = len(input), _CHUNK_NUMEL * (_ON_GPU if input.is_cuda else 1)
+    batch, limit = len(input), _CHUNK_NUMEL * (1 if input.device.type == "cpu" else _ON_GPU)
     step = max(1, limit // max(1, numel))
     return (slice(n, min(n + step, batch)) for n in range(0, batch, step))
 
