@@ -84,17 +84,6 @@ def test_full_trains_the_networks_of_its_configs():
     assert left_out == {(name, "Conv2d-widened") for name in ("detection", "segmentation", "classification")}
 
 
-def test_lfw_mini_is_what_its_records_are_of(tmp_path):
-    """docs/results/lfw_mini and docs/face.md: MobileFaceNet at full width, six epochs."""
-    folder = ROOT / "docs/results/lfw_mini"
-    for run in make_plan(load_suite(ROOT / "configs/suite/lfw_mini.py"), folder, Path("data")):
-        result = run.result()
-        # Since then the exact resume is a hook of another name, and checkpoints are kept otherwise.
-        theirs = {option for option in result.command if option.startswith(("train_cfg", "model", "param_scheduler"))}
-        ours = {option for option in run.cfg_options if option.startswith(("train_cfg", "model", "param_scheduler"))}
-        assert ours == theirs and result.task_title == run.task.title
-
-
 def test_validations_are_the_suites_alone(suite, tmp_path):
     task, config = suite.tasks["shapes"], tmp_path / "late.py"
     late = "train_cfg = dict(val_begin=3, dynamic_intervals=[(3, 1)])"
