@@ -16,7 +16,6 @@ import pytest
 from scipy import stats
 
 from drconv_mm.suite.report import write_report
-from drconv_mm.suite.report.html import text_blocks
 from drconv_mm.suite.report.numbers import format_number
 from drconv_mm.suite.report.plots import DARK, LIGHT, share_plot
 from drconv_mm.suite.report.tables import collect
@@ -42,7 +41,8 @@ def example(tmp_path_factory):
     results = example_results()
     for result in results:
         write_run(folder, result, pictures=3 if result.seed == 0 else 0)
-    return folder, results, *report(folder, results, conclusions="First.\n\n- one\n- two <b>\n\nLast.")
+    conclusions = "First\nline.\n\n- **one**\n- two `<b>`\n- <script>three()</script>\n\nLast."
+    return folder, results, *report(folder, results, conclusions=conclusions)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,16 @@ def test_pictures_are_shown_by_image_with_what_they_say(example):
     assert all(i.attributes["src"].startswith("data:image/jpeg;base64,") for i in images)
 
 
-def test_conclusions_are_text(example):
+def test_conclusions_are_markdown_without_html(example):
     card = next(e for e in example[2].all("div", **{"class": "card"}))
-    assert [e.text for e in card.all() if e.tag in ("p", "li")] == ["First.", "one", "two <b>", "Last."]
-    assert text_blocks("a\nb\n\n- c\n  d\n- e") == [("p", ["a b"]), ("ul", ["c d", "e"])]
+    assert [e.text for e in card.all() if e.tag in ("p", "li")] == [
+        "First line.",
+        "one",
+        "two <b>",
+        "<script>three()</script>",
+        "Last.",
+    ]
+    assert [e.text for e in card.all() if e.tag in ("strong", "code", "script")] == ["one", "<b>"]
 
 
 def test_markdown_shows_files_that_are_there(example):

@@ -36,7 +36,7 @@ def write_report(
         out_dir: Where the report goes.
         title: Its title.
         command: The command line that wrote it.
-        conclusions: What the author makes of it: paragraphs with blank lines between, and lists with ``-``.
+        conclusions: What the author makes of it, in Markdown.
         baseline_conv: The conv type that others are compared with.
         planned: (task, conv, seed) of all runs there should be; None for each task with each conv type and seed
             that the results have.

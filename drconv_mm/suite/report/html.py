@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from ..results import CSV_COLUMNS
@@ -47,7 +48,8 @@ def render_html(
     environment.filters.update(
         number=format_number,
         raw=raw,
-        blocks=text_blocks,
+        # What it has of HTML is shown as text.
+        markdown=lambda text: Markup(MarkdownIt("commonmark", {"html": False}).render(text)),
         svg=inline_svg,
         base64=lambda data: base64.b64encode(data).decode(),
     )
@@ -69,18 +71,6 @@ def render_html(
 def raw(value: object) -> str:
     """A number as results.csv has it."""
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def text_blocks(text: str) -> list[tuple[str, list[str]]]:
-    """Paragraphs ``('p', [text])`` and lists ``('ul', items)`` of a plain text."""
-    blocks = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        if block.lstrip().startswith("- "):
-            items = re.split(r"\n\s*- ", block.strip()[2:])
-            blocks.append(("ul", [" ".join(item.split()) for item in items]))
-        else:
-            blocks.append(("p", [" ".join(block.split())]))
-    return blocks
 
 
 def inline_svg(plot: Plot, prefix: str) -> Markup:

@@ -127,11 +127,13 @@ def difference_plot(task: Task, looks: Looks) -> Plot | None:
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(_Ticks(task.unit, sign=True))
         axes.margins(x=0.12)
         points = ", points" if task.unit == "%" else ""
-        axes.set_xlabel(f"{task.metric['label']} less {_short(task.baseline_conv)}'s{points}")
+        # Of the figure: under the axes alone a long one would be cut off.
+        label = f"{task.metric['label']} less {_short(task.baseline_conv)}'s{points}"
+        figure.supxlabel(label, fontsize=matplotlib.rcParams["axes.labelsize"])
         svg = _svg(figure)
     caption = (
         f"Difference to {task.baseline_conv}, with the 95 % interval of the mean over the seeds. "
