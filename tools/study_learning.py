@@ -737,6 +737,9 @@ def comparisons(found: dict[str, Found]) -> list[str]:
     return [*lines, ""]
 
 
+RATE_COLORS = {0.05: "tab:green", 0.1: "tab:blue", 0.2: "tab:orange"}
+
+
 def plot(found: dict[str, Found], path: Path) -> None:
     """Top-1 of each run by arm, and the default's entropies by layer."""
     import matplotlib
@@ -744,7 +747,10 @@ def plot(found: dict[str, Found], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(found), figsize=(5.2 * len(found), 8.5), squeeze=False)
+    height = 0.24 * max(4, *map(len, found.values())) + 0.5
+    figure, axes = plt.subplots(
+        2, len(found), figsize=(5.2 * len(found), height + 4), height_ratios=(height, 4), squeeze=False
+    )
     for (network, arms), upper, lower in zip(found.items(), *axes, strict=True):
         names = [f"{arm} at {rate}" for arm, rate in arms][::-1]
         for row, runs in enumerate(reversed(arms.values())):
@@ -754,11 +760,15 @@ def plot(found: dict[str, Found], path: Path) -> None:
         upper.set_yticks(range(len(names)), names)
         upper.set(title=network, xlabel="top-1, % (points: seeds, bar: mean)")
         upper.grid(axis="x", alpha=0.4)
-        for run in (run for (arm, _), runs in arms.items() if arm == "drconv" for run in runs):
-            lower.plot(list(run["entropy"].values()), ".-", label=f"seed {run['seed']} at {run['learning_rate']}")
+        for (arm, rate), runs in arms.items():
+            for run in runs if arm == "drconv" else ():
+                label = f"at {rate}, {len(runs)} seeds" if run is runs[0] else None
+                values = list(run["entropy"].values())
+                lower.plot(values, ".-", color=RATE_COLORS.get(rate, "tab:gray"), alpha=0.7, label=label)
         lower.axhline(0.3, color="gray", linestyle="--")
         lower.set(xlabel="DRConv layer, from input to output", ylabel="region entropy / log m", ylim=(0, 1.02))
-        lower.legend()
+        if lower.get_legend_handles_labels()[0]:
+            lower.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
