@@ -760,11 +760,11 @@ def plot(found: dict[str, Found], path: Path) -> None:
         upper.set_yticks(range(len(names)), names)
         upper.set(title=network, xlabel="top-1, % (points: seeds, bar: mean)")
         upper.grid(axis="x", alpha=0.4)
-        for (arm, rate), runs in arms.items():
-            for run in runs if arm == "drconv" else ():
-                label = f"at {rate}, {len(runs)} seeds" if run is runs[0] else None
-                values = list(run["entropy"].values())
-                lower.plot(values, ".-", color=RATE_COLORS.get(rate, "tab:gray"), alpha=0.7, label=label)
+        for rate, runs in ((rate, runs) for (arm, rate), runs in arms.items() if arm == "drconv"):
+            color = RATE_COLORS.get(rate, "tab:gray")
+            lower.plot([], ".-", color=color, label=f"at {rate}, {len(runs)} seeds")
+            for run in runs:
+                lower.plot(list(run["entropy"].values()), ".-", color=color, alpha=0.7)
         lower.axhline(0.3, color="gray", linestyle="--")
         lower.set(xlabel="DRConv layer, from input to output", ylabel="region entropy / log m", ylim=(0, 1.02))
         if lower.get_legend_handles_labels()[0]:

@@ -33,12 +33,16 @@ def make(n=2, c=4, o=6, m=3, kernel=(3, 2), size=(7, 5), own=True, groups=1, dty
     return input, filters, randn(n, m, *plain.shape[-2:]), randn(o), dict(groups=groups, **geometry)
 
 
+def upstream_of(output):
+    """The same gradient on every device."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
+
+
 def forward_backward(tensors, backend, arguments):
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     output = region_conv2d(*leaves, backend=backend, **arguments)
-    generator = torch.Generator().manual_seed(1)
-    upstream = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
-    return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]
+    return [output.detach(), *torch.autograd.grad(output, leaves, upstream_of(output))]
 
 
 def assert_like_reference(backend, tensors, arguments, rtol=1e-10, atol=1e-10):
@@ -131,9 +135,7 @@ def test_guide_gradient_is_that_of_the_relaxed_sum_with_the_hard_forward(backend
     # Hard in value, soft in the guide's gradient: input and filters see `hard`, the guide sees `soft`.
     relaxed = (answers * hard.unsqueeze(2)).sum(1) + leaves[3].view(1, -1, 1, 1)
     relaxed = relaxed + (answers.detach() * (soft - soft.detach()).unsqueeze(2)).sum(1)
-    generator = torch.Generator().manual_seed(1)
-    upstream = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
-    expected = torch.autograd.grad(relaxed, leaves, upstream)
+    expected = torch.autograd.grad(relaxed, leaves, upstream_of(output))
     torch.testing.assert_close(output, relaxed.detach())
     for got, want in zip((grad_input, grad_filters, grad_guide, grad_bias), expected, strict=True):
         torch.testing.assert_close(got, want)

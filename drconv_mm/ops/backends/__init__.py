@@ -71,7 +71,7 @@ def choose_backend(name: str | None, device: torch.device, num_regions: int, dep
     order = ("sorted", "dense", "reference")
     if device.type != "cpu":
         # `sorted` makes calls for each filter bank of each image, which leave a GPU idle.
-        order = ("dense",) if depthwise or bank_work > _GPU_BATCHED_WORK else ("batched",)
+        order = ("dense",) if depthwise or bank_work > _GPU_BATCHED_WORK else ("batched", "dense")
     elif num_regions == 1 or depthwise:
         # One region is a standard convolution; a depthwise product is too thin for matrix products.
         order = ("dense", *order)
