@@ -58,7 +58,8 @@ def test_config_has_dynamic_layers_and_its_own_settings(text, tmp_path):
         rates = {names[id(g["params"][0])]: (g["lr"], g["weight_decay"]) for g in groups}
         base = config.optim_wrapper.optimizer.lr
         guide, kernels = (next(v for n, v in rates.items() if part in n) for part in ("guide_weight", "kernels"))
-        assert guide[0] == pytest.approx(base / 10) and kernels == (base, 0.0)
+        guide_rate = config.optim_wrapper.paramwise_cfg.custom_keys.guide_weight.lr_mult
+        assert guide_rate != 1 and guide[0] == pytest.approx(base * guide_rate) and kernels == (base, 0.0)
 
 
 @pytest.mark.parametrize("text", SCRIPTS)
