@@ -6,7 +6,7 @@
   study_learning.py report        writes the tables (Markdown) and the plots from the JSONs
 
 DATA is a folder with train/<class>/*.jpg and val/<class>/*.jpg. A run that was stopped starts anew, a finished one is
-never repeated, and one that failed does not stop the rest.
+never repeated, and one that failed or was killed does not stop the rest. A results folder is of one DATA.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing.pool import Pool, ThreadPool
+from itertools import product
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from statistics import mean, median, stdev, variance
 
@@ -417,15 +420,15 @@ def entropies(model: nn.Module, images: Tensor) -> dict[str, float]:
     return {name: round(region_entropy(region_shares(c)), 4) for name, c in counts.items()}
 
 
-def load(data: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], int]:
-    """Images and labels to train on, those to validate on, and the number of classes."""
+def load(data: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], list[str]]:
+    """Images and labels to train on, those to validate on, and the classes' names."""
     (*train, classes), (*val, others) = (load_split(data, split) for split in ("train", "val"))
     if classes != others:  # labels are places in the list of names
         raise SystemExit(
             f"study_learning.py: {data} must have the same classes in train/ and val/; only one of them has "
             f"{', '.join(sorted({*classes} ^ {*others}))}"
         )
-    return train, val, len(classes)
+    return train, val, classes
 
 
 def optimizer_of(model: nn.Module, arm: Arm, learning_rate: Tensor) -> torch.optim.SGD:
@@ -471,15 +474,15 @@ def train_one(
     with ExitStack() as stack:
         if on_gpu:
             stack.enter_context(torch.cuda.stream(torch.cuda.Stream(device)))
-        train, val, num_classes = load(data)
+        train, val, classes = load(data)
         batches = drawn(len(train[0]), iterations, seed)
         with _alone:
             (images, labels), (val_images, val_labels), (numbers, crops) = (
                 [tensor.to(device) for tensor in pair] for pair in (train, val, batches)
             )
-            costs = costs_of(network, arm_name, num_classes)  # which builds networks: before the seed
+            costs = costs_of(network, arm_name, len(classes))  # which builds networks: before the seed
             torch.manual_seed(seed)
-            model = build(network, arm, num_classes).to(device).train()
+            model = build(network, arm, len(classes)).to(device).train()
             schedule = [min(1, (i + 1) / 50) * (1 - i / iterations) for i in range(iterations)]
             rates = learning_rate * torch.tensor(schedule, device=device)
             batch, crop, rate, loss = (t.clone() for t in (numbers[0], crops[0], rates[0], rates[0]))
@@ -543,8 +546,30 @@ def _worker(job: tuple) -> dict | str:
     torch.set_num_threads(1)
     try:
         return train_one(*job)
-    except Exception:
+    except (Exception, SystemExit):
         return f"{' '.join(map(str, job[:4]))} failed:\n{traceback.format_exc()}"
+
+
+def _in_a_process(job: tuple) -> dict | str:
+    """The same in a process of its own, which may be killed."""
+    with ProcessPoolExecutor(1, torch.multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(_worker, job).result()
+        except BrokenProcessPool:
+            return f"{' '.join(map(str, job[:4]))} failed: its process was killed (is there memory for --jobs at once?)"
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """Refuses to mix trainings on several data sets in one results folder."""
+    train, val, classes = load(args.data)  # where a wrong layout shows, before anything starts
+    found, path = dict(classes=classes, train=len(train[1]), val=len(val[1])), args.results / "data.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(found, indent=1) + "\n")
+    elif (before := json.loads(path.read_text())) != found:
+        was, now = (f"{len(d['classes'])} classes and {d['train']} + {d['val']} images" for d in (before, found))
+        sys.exit(f"study_learning.py: error: the runs in {args.results} are of {was}, and {args.data} has {now}, or "
+                 "others of these numbers; give another --results")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -564,14 +589,19 @@ def run(args: argparse.Namespace) -> None:
                      f"{args.iterations}; give another --results")  # fmt: skip
     missing = [(*job, args.device) for job in jobs if not job[-1].exists()]
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them finished before", flush=True)
-    load(args.data)  # a wrong layout shows before anything starts
-    if args.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("study_learning.py: error: --device cuda: PyTorch finds no GPU here; leave the option out, or install "
-                 "a PyTorch with CUDA on a machine with one")  # fmt: skip
+    if args.device == "cuda":  # whose contexts take turns, and streams of one context do not
+        if not torch.cuda.is_available():
+            sys.exit("study_learning.py: error: --device cuda: PyTorch finds no GPU here; leave the option out, or "
+                     "install a PyTorch with CUDA on a machine with one")  # fmt: skip
+        # As a CPU has it: rounding a product's factors to 10 bits is another arithmetic.
+        torch.backends.cudnn.allow_tf32 = False
+    check_data(args)
+    os.environ.update({**KEEP_FREED_MEMORY, **os.environ})
     started = time.perf_counter()
     failed = []
-    with _workers(args) as pool:
-        for done, result in enumerate(pool.imap_unordered(_worker, missing), 1):
+    with ThreadPool(args.jobs) as pool:
+        worker = _worker if args.device == "cuda" else _in_a_process
+        for done, result in enumerate(pool.imap_unordered(worker, missing), 1):
             left = (time.perf_counter() - started) / done * (len(missing) - done) / 60
             if isinstance(result, str):
                 failed.append(result)
@@ -588,23 +618,13 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(f"study_learning.py: error: {len(failed)} runs failed, as said above; the others are finished")
 
 
-def _workers(args: argparse.Namespace) -> Pool:
-    """Processes, or on a GPU threads: its contexts take turns, and streams of one context do not."""
-    if args.device == "cuda":
-        # As a CPU has it: rounding a product's factors to 10 bits is another arithmetic.
-        torch.backends.cudnn.allow_tf32 = False
-        return ThreadPool(args.jobs)
-    os.environ.update({**KEEP_FREED_MEMORY, **os.environ})
-    return torch.multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1)
-
-
 def time_arms(args: argparse.Namespace) -> None:
     """Times a training step and inference of each arm, one round after another, and writes ``times.json``.
 
     What the file has of other networks and arms stays, if it is of this machine.
     """
     restart_with(KEEP_FREED_MEMORY)  # as training has it
-    (images, labels), _, num_classes = load(args.data)
+    (images, labels), _, classes = load(args.data)
     images, labels = cropped(images[:BATCH]), labels[:BATCH]
     MMLogger.get_instance("mmengine", log_level="WARNING")
     path, about = args.results / "times.json", dict(machine("cpu"), batch=BATCH)
@@ -616,7 +636,7 @@ def time_arms(args: argparse.Namespace) -> None:
             runs: dict[tuple[str, str], Callable[[], None]] = {}
             arms = [arm for arm in args.arms if ARMS[arm].fits(network)]
             for arm in arms:
-                model = build(network, ARMS[arm], num_classes)
+                model = build(network, ARMS[arm], len(classes))
                 if ARMS[arm].random_regions:
                     maps.enter_context(observe_regions(model, random_regions(0)))
 
@@ -699,39 +719,47 @@ def common_scatter(found: dict[str, Found]) -> tuple[float, int]:
     return (sum((len(values) - 1) * variance(values) for values in settings) / max(1, freedom)) ** 0.5, freedom
 
 
-def comparisons(found: dict[str, Found]) -> list[str]:
-    """The default less each other arm, paired by seed and network, of all networks that have both.
+def comparisons(found: dict[str, Found], ours: str, others: list[str]) -> list[str]:
+    """One arm less each of some others, of all networks that have both.
 
-    Two intervals: of the pairs' own differences, and of the scatter that all settings have in common.
+    Twice, each with its interval: paired by seed and network, with the scatter of the pairs' own differences; and of
+    all seeds, every network counting alike, with the scatter that all settings have in common.
     """
+    less = f"{'DRConv' if ours == 'drconv' else ARMS[ours].about} less this"
     heads = [
-        "arm", "rate", "networks", "pairs", "DRConv less this", "95 % interval: of the pairs", "of the common scatter",
-        "",
+        "arm", "rate", "networks", "pairs", f"{less}, in the pairs", "95 % interval",
+        "seeds", "of all seeds", "95 % interval", "",
     ]  # fmt: skip
-    lines = ["### Differences", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    others = {key for arms in found.values() for key in arms if key[0] != "drconv"}
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rates = sorted({rate for arms in found.values() for _, rate in arms})
     scatter, freedom = common_scatter(found)
+    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) if freedom else math.inf
 
     def top1(network: str, arm: str, rate: float) -> dict[tuple[str, int], float]:
         return {(network, run["seed"]): run["top1"] for run in found[network].get((arm, rate), ())}
 
-    for arm, rate in sorted(others, key=lambda key: (list(ARMS).index(key[0]), key[1])):
-        having = [network for network in found if {(arm, rate), ("drconv", rate)} <= found[network].keys()]
-        groups = [[network] for network in having] + ([having] if len(having) > 1 else [])
-        for networks in groups:
-            ours, other = ({k: v for n in networks for k, v in top1(n, a, rate).items()} for a in ("drconv", arm))
-            difference = paired_difference(other, ours)
-            if difference.n < 2:
+    for other, rate in ((arm, rate) for arm in others for rate in rates):
+        having = [network for network in found if {(other, rate), (ours, rate)} <= found[network].keys()]
+        for networks in [[network] for network in having] + ([having] if len(having) > 1 else []):
+            first, second = ({k: v for n in networks for k, v in top1(n, arm, rate).items()} for arm in (ours, other))
+            pairs = paired_difference(second, first)
+            if pairs.n < 2:
                 continue
-            # A run that stands for two networks counts twice in a mean, and scatters once.
-            runs_of = Counter((trained_as(network, arm), seed) for network, seed in ours.keys() & other.keys())
-            weight = (difference.n + sum(count**2 for count in runs_of.values())) / difference.n**2
-            half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * (scatter * weight**0.5) if freedom else math.inf
-            by_both = difference.supported, abs(difference.mean) > half
+            weights: Counter = Counter()  # of each training, which may stand for two networks
+            difference = 0.0
+            for network, (sign, arm) in product(networks, ((1, ours), (-1, other))):
+                values = top1(network, arm, rate)
+                for (_, seed), value in values.items():
+                    weight = sign / len(values) / len(networks)
+                    difference += weight * value
+                    weights[trained_as(network, arm), arm, seed] += weight
+            half = t * scatter * sum(weight**2 for weight in weights.values()) ** 0.5 if freedom else math.inf
             cells = [
-                ARMS[arm].about, str(rate), networks[0] if len(networks) == 1 else f"all {len(networks)}",
-                str(difference.n), f"{difference.mean:+.1f}", f"{difference.low:.1f} to {difference.high:.1f}",
-                f"{difference.mean - half:.1f} to {difference.mean + half:.1f}", VERDICTS[by_both],
+                ARMS[other].about, str(rate), networks[0] if len(networks) == 1 else f"all {len(networks)}",
+                str(pairs.n), f"{pairs.mean:+.1f}", f"{pairs.low:.1f} to {pairs.high:.1f}",
+                f"{len(first)} and {len(second)}", f"{difference:+.1f}",
+                f"{difference - half:.1f} to {difference + half:.1f}",
+                VERDICTS[pairs.supported, abs(difference) > half],
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
@@ -789,7 +817,11 @@ def report(args: argparse.Namespace) -> None:
     timed = args.results / "times.json"
     seconds = json.loads(timed.read_text())["seconds"] if timed.exists() else {}
     lines = [line for network, arms in found.items() for line in table(network, arms, seconds.get(network, {}))]
-    lines += comparisons(found)
+    for title, ours, others in (
+        ("Differences", "drconv", [arm for arm in ARMS if arm != "drconv"]),
+        ("Differences of m = 1, one filter for the whole image", "m1", ["standard", "widened"]),
+    ):
+        lines += [f"### {title}", "", *comparisons(found, ours, others)]
     page, begin, end = args.results.with_suffix(".md"), "<!-- tables: begin -->", "<!-- tables: end -->"
     if page.exists() and begin in (text := page.read_text()):
         before, after = text.split(begin)[0], text.split(end)[1]

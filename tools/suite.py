@@ -36,6 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with what is in the work dir")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, and what is missing, and stop")
     parser.add_argument(
+        "--report-only", action="store_true", help="write the report of what is finished so far, and stop"
+    )
+    parser.add_argument(
         "--launcher",
         choices=LAUNCHERS,
         default="local",
@@ -87,6 +90,9 @@ def main() -> None:
         )
         if args.dry_run:
             print(session.describe())
+            return
+        if args.report_only:
+            session.report()
             return
         with disk_full_is_told(session.work_dir):
             failed = session.run(args.resume, args.launcher, args.jobs, job_options(args.job_options))

@@ -94,7 +94,8 @@ class RegionStatsHook(Hook):
             if len(shares) > 1 and shares.max() == 1:
                 runner.logger.warning(
                     f"{line}. One region got every pixel for the whole epoch: the layer works as a standard "
-                    "convolution. Try a smaller guide_grad_scale, a larger guide_kernel_size, or leave the layer out"
+                    "convolution. Try a lower learning rate, be it the guide's alone (paramwise_cfg=dict(custom_keys="
+                    "{'guide_weight': dict(lr_mult=0.5)})), or leave the layer out"
                 )
             else:
                 runner.logger.info(line)

@@ -121,6 +121,11 @@ class DRConv2d(nn.Module):
 
         config = {"type": generator} if isinstance(generator, str) else dict(generator)
         static = config.pop("static", True)
+        if guide_kernel_size is not None and not own_guide:
+            raise ValueError(
+                f"guide_kernel_size={guide_kernel_size!r} is of a layer's own guide, which own_guide=False leaves out; "
+                "give one of the two (a network whose blocks share a guide: share_guide=False)"
+            )
         filter_shape = (out_channels, in_channels // groups, *self.kernel_size)
         guide_kernel = (
             self.kernel_size if guide_kernel_size is None else pair("guide_kernel_size", guide_kernel_size, 1)

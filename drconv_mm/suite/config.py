@@ -12,8 +12,12 @@ from mmengine.config import Config
 
 from .errors import SuiteError, nearest
 
+UNITS = ("", "%", "count", "seconds", "bytes", "ratio")  # of metrics; '' is a number from 0 to 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_CONFIGS = next(
+    (path for path in (_PACKAGE.parent / "configs", _PACKAGE / ".mim/configs") if path.is_dir()), Path("configs")
+)  # of a clone, or of an installed package
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Task:
         name: Its key in the config, and its folder.
         title: The task in words.
         config: The toolbox's config, relative to the suite's file or to the project's ``configs`` folder.
-        metric: ``dict(name=..., label=..., unit='', higher_is_better=True)``, by the name that the toolbox logs.
+        metric: ``dict(name=..., label=..., unit='', higher_is_better=True)``, by the name that the toolbox logs; the
+            unit is one of `UNITS`.
         key: Where the config takes a conv type, such as ``'model.backbone.conv_cfg'``.
         input_shape: (height, width) that multiply-adds are counted at, pixels.
         iterations: Budget of a config that trains by iterations; None for the config's own.
@@ -63,7 +68,7 @@ class Suite:
         name: The config file's name.
         title: What the report is called.
         tasks: By name.
-        convs: Settings of each conv type by its name: None for the toolbox's own ``Conv2d``, a conv_cfg, or
+        convs: Settings of each conv type by its name: None for configs as they are, with ``Conv2d``; a conv_cfg; or
             ``dict(widened_to=NAME)`` for the standard network at the multiply-adds of another.
         seeds: How many seeds: 0, 1, ...
         baseline: Name of the conv type that others are compared with.
@@ -151,6 +156,8 @@ def _task(name: str, settings: Any, folder: Path, where: str) -> Task:
     _check_keys(settings, {spec.name for spec in specs}, needed, where)
     _check_keys(settings["metric"], {"name", "label", "unit", "higher_is_better"}, {"name", "label"}, f"{where}.metric")
     metric = {"unit": "", "higher_is_better": True, **settings["metric"]}
+    if metric["unit"] not in UNITS:
+        raise SuiteError(f"{where}.metric: unit={metric['unit']!r} is not known; choose one of {list(UNITS)}")
     data = settings["data"]
     _check_keys(data, {"folder", "files", "source", "generate", "arguments"}, {"folder"}, f"{where}.data")
     if "generate" not in data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,8 +30,8 @@ def run_here(runs: list[Run], execute_run: Execute, report: Callable[..., None])
             yield run, execute_run(run, report=partial(report, run))
         except DiskFullError:
             raise
-        except SuiteError as error:
-            yield run, _failure(error)
+        except Exception as error:
+            yield run, _failure(run, error)
 
 
 def run_jobs(
@@ -142,12 +143,17 @@ def _result_of(run: Run, job: Any) -> RunResult | RunFailedError:
     result = job.result()
     if isinstance(result, DiskFullError):
         raise result
-    return _failure(result) if isinstance(result, SuiteError) else result
+    return _failure(run, result) if isinstance(result, SuiteError) else result
 
 
-def _failure(error: SuiteError) -> RunFailedError:
-    """A run that another process works on failed, too, as far as the others are concerned."""
-    return error if isinstance(error, RunFailedError) else RunFailedError(str(error))
+def _failure(run: Run, error: Exception) -> RunFailedError:
+    """A run that another process works on failed, too, as far as the others are concerned; one in an odd state, too."""
+    if isinstance(error, RunFailedError):
+        return error
+    if isinstance(error, SuiteError):
+        return RunFailedError(str(error))
+    lines = "".join(traceback.format_exception(error)).splitlines()[-TAIL:]
+    return RunFailedError("\n    | ".join([f"{run.name}: {type(error).__name__}: {error}", *lines]))
 
 
 def executor_for(suite_command: str, gpus: int) -> Execute:

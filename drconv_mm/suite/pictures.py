@@ -41,7 +41,7 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
     """Draws a few validation images as a run's model sees them; the same images for each model of a data set.
 
     What is drawn follows from what the model predicts: boxes, a map of classes, a class, or, for a data set of pairs of
-    faces, whether a pair is one person.
+    faces, whether a pair is one person. Of a model that predicts something else there are region maps alone.
 
     Args:
         config: The run's.
@@ -54,7 +54,6 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
 
     Raises:
         CheckpointError: The checkpoint can't be read, or holds more than weights.
-        ValueError: The model predicts something else.
     """
     model = build_model(config).eval()
     model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
@@ -97,10 +96,11 @@ def _draw_images(model: nn.Module, dataset: Dataset, count: int) -> Iterator[Dra
         elif "pred_score" in found:
             picture, caption = _class(canvas, dataset, found)
         else:
-            raise ValueError(
-                f"the model of {type(model).__name__} predicts {sorted(found.keys())}; expected pred_instances "
-                "(detection), pred_sem_seg (segmentation) or pred_score (classification)"
+            print(
+                f"no picture of a prediction: {type(model).__name__} predicts {sorted(found.keys())}; what can be "
+                "drawn is pred_instances (detection), pred_sem_seg (segmentation) and pred_score (classification)"
             )
+            continue
         yield Drawn(picture, f"{name}: {caption}", "predictions")
     yield from _draw_regions(recorders)
 
@@ -123,19 +123,22 @@ def _draw_regions(recorders: list[tuple[RegionRecorder, Tensor]]) -> Iterator[Dr
 def telling_layers(maps: list[dict[str, tuple[np.ndarray, int]]], most: int = 3) -> list[str]:
     """Of the layers with the finest map, of those with the next finest, ..., the one that divides images most evenly.
 
+    Those that did not run for every image, such as of a mask head where nothing was detected, are left out.
+
     Args:
         maps: For each image the map of each layer and its number of regions, as `RegionRecorder` has them.
         most: Layers at most.
     """
-    if not maps or not maps[0]:
-        return []
 
     def entropy(name: str) -> float:
         counts = sum(np.bincount(image[name][0].ravel(), minlength=image[name][1]) for image in maps)
         return region_entropy(region_shares(torch.from_numpy(counts)))
 
     sizes: dict[int, list[str]] = {}
-    for name, (regions, _) in maps[0].items():
+    for name in maps[0] if maps else ():
+        if not all(name in image for image in maps):
+            continue
+        regions, _ = maps[0][name]
         sizes.setdefault(regions.size, []).append(name)
     return [max(sizes[size], key=entropy) for size in sorted(sizes, reverse=True)[:most]]
 

@@ -128,7 +128,7 @@ def select(suite: Suite, convs: list[str] | None, tasks: list[str] | None, seeds
         {name: task for name, task in suite.tasks.items() if tasks is None or name in tasks},
         chosen,
         suite.seeds if seeds is None else seeds,
-        suite.baseline if suite.baseline in chosen else next(iter(chosen)),
+        suite.baseline,
         suite.exact_resume,
     )
 
@@ -322,6 +322,14 @@ def _common_options(config: Config, seed: int, exact: bool, budget: Mapping[str,
 
 def _conv_options(task: Task, name: str, conv: dict[str, Any] | None, config: Config) -> dict[str, Any]:
     """The key that makes the difference."""
+    found: Any = config.to_dict()
+    for part in task.key.split("."):
+        found = found.get(part, {}) if isinstance(found, dict) else {}
+    if found and (conv is None or "widened_to" in conv):
+        raise SuiteError(
+            f"task {task.name!r}: its config sets {task.key}={found!r}, so conv {name!r} would not be Conv2d: take a "
+            "config without it, or leave the conv type out (a task's leave_out)"
+        )
     if conv is None:
         return {}
     if "widened_to" in conv:
@@ -331,9 +339,6 @@ def _conv_options(task: Task, name: str, conv: dict[str, Any] | None, config: Co
             )
         return {}
     options = {f"{task.key}.{key}": value for key, value in _flat(conv)}
-    found: Any = config.to_dict()
-    for part in task.key.split("."):
-        found = found.get(part, {}) if isinstance(found, dict) else {}
     # No dict can be merged into a None, and settings of another type must not remain.
     if found is None or found:
         options[f"{task.key}._delete_"] = True

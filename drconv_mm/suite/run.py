@@ -15,7 +15,7 @@ import sys
 import time
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -53,6 +53,9 @@ _TIMES = ("time", "data_time")
 
 class RunFailedError(SuiteError):
     """One run failed; the others go on."""
+
+
+STATE_FILE = "state.json"
 
 
 class State:
@@ -103,7 +106,7 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., N
         if (run.folder / RESULT_FILE).exists():
             return run.result()
         (run.folder / FAILED_FILE).unlink(missing_ok=True)
-        checkpoint, noted = newest_checkpoint(run), run.folder / "state.json"
+        checkpoint, noted = newest_checkpoint(run), run.folder / STATE_FILE
         if checkpoint is None:
             # Nothing to go on from: what an earlier attempt logged, perhaps with other settings, is not this run's.
             shutil.rmtree(run.folder / "training", ignore_errors=True)
@@ -156,17 +159,18 @@ def _train(run: Run, state: State, gpus: int, report: Callable[..., None]) -> No
         # Named, as the file that mmengine would look into may be half written.
         begins, more = f"goes on from {checkpoint.name}", resume_arguments(run.scope, checkpoint)
     report(f"training {begins} ({run.budget} {_plural(run)})")
-    before = len(_rows(run.folder))
+    sittings = set(_log_files(run.folder))
     peak = _call(run, [*_train_command(run, gpus), *more], "train", _progress(run, report, state))
     if checkpoint is not None:
-        _check_resumed(run, checkpoint, _rows(run.folder)[before:])
+        _check_resumed(run, checkpoint, _rows(path for path in _log_files(run.folder) if path not in sittings))
     state.save(trained=True, peak_memory_bytes=max(peak, state.values["peak_memory_bytes"]))
 
 
 def _check_resumed(run: Run, checkpoint: Path, rows: list[dict[str, Any]]) -> None:
     """One that begins at the beginning with a checkpoint's weights trains for longer than the others."""
-    first = next((row for row in rows if "loss" in row), None)
-    if first is not None and (first["epoch"] - 1 if run.unit == "epoch" else first["step"] - 1) < _step_of(checkpoint):
+    unit = "epoch" if run.unit == "epoch" else "step"  # some configs log no epochs
+    first = next((row[unit] for row in rows if "loss" in row and unit in row), None)
+    if first is not None and first - 1 < _step_of(checkpoint):
         shutil.rmtree(run.folder / "training")
         raise failure(
             run, "train", f"train.py did not go on from {checkpoint.name}, but began at the beginning with its "
@@ -245,7 +249,7 @@ def _step(
             tail = [line.rstrip() for line in deque(log, maxlen=TAIL)]
             said = "\n".join(tail)
             if re.search(_DISK_FULL, said) and not re.search(_SHARED_MEMORY, said):
-                raise DiskFullError(run.folder)
+                raise DiskFullError(f"that of {run.folder}, or of temporary files: see {run.folder / step}.log")
             ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise failure(run, step, f"{step} {ended}", tail)
 
@@ -331,7 +335,7 @@ def newest_checkpoint(run: Run) -> Path | None:
         if _step_of(path) >= 0 and zipfile.is_zipfile(path):
             found.append((_step_of(path), path))
     # A validation may come to no metric: a detector's that finds nothing.
-    validated = len({row["step"] for row in _rows(run.folder) if "loss" not in row})
+    validated = len({row["step"] for row in _rows(_log_files(run.folder)) if "loss" not in row})
     for step, path in sorted(found, reverse=True):
         due = step // run.val_interval + (step == run.budget and step % run.val_interval > 0)
         if validated >= due:
@@ -339,10 +343,15 @@ def newest_checkpoint(run: Run) -> Path | None:
     return None
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """What the training logged, of all sittings in their order."""
+def _log_files(folder: Path) -> list[Path]:
+    """One for each sitting of the training, in their order."""
+    return sorted((folder / "training").glob("*/vis_data/scalars.json"))
+
+
+def _rows(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """What the training logged."""
     rows = []
-    for path in sorted((folder / "training").glob("*/vis_data/scalars.json")):
+    for path in files:
         for line in path.read_text().splitlines():
             try:
                 rows.append(json.loads(line))
@@ -388,7 +397,7 @@ def _collect(run: Run, state: State, suite_command: str, command: list[str]) -> 
             raise failure(run, "test", f"test.py gave no metric {name!r}, only {sorted(metrics)}")
     inspection = json.loads((run.folder / INSPECTION_FILE).read_text())
     inspection["environment"]["cpu"] = ", ".join(state.values["cpus"])
-    rows = _rows(run.folder)
+    rows = _rows(_log_files(run.folder))
     curves, seconds_per_iteration = _curves(run, rows)
     return RunResult(
         suite=run.suite,

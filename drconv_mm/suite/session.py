@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ from .plan import (
 )
 from .report import write_report
 from .results import RunResult, read_results
-from .run import RunFailedError
+from .run import STATE_FILE, RunFailedError
 from .toolbox import tool_path
 
 CONCLUSIONS_FILE = "conclusions.md"
@@ -130,6 +131,8 @@ class Session:
             options = {"gpus_per_node": self.gpus, **options}
         elif launcher == "submitit" and torch.cuda.is_available():
             options = {"gpus_per_node": 1, **options}  # else submitit hides them from a job on this machine
+        elif launcher == "slurm" and not any("gpu" in key or "gres" in key for key in options):
+            print(f"suite {self.suite.name}: the jobs ask Slurm for no GPU; --gpus N gives each run N", flush=True)
         if launcher == "submitit" and jobs > 1 and options.get("gpus_per_node"):
             raise SuiteError(
                 f"--jobs {jobs} with --launcher submitit: jobs on this machine all get its first "
@@ -181,6 +184,21 @@ class Session:
             for message in failed:
                 print(f"  {message.splitlines()[0]}", flush=True)
         return failed
+
+    def report(self) -> None:
+        """Writes the report of all that is finished so far, also while the suite runs.
+
+        Raises:
+            SuiteError: Nothing is finished.
+            ResultError: A record in the work dir can't be read.
+        """
+        results = read_results(self.work_dir / "runs")
+        if not results:
+            raise SuiteError(
+                f"{self.work_dir} has no finished runs to report; the command without --report-only trains"
+            )
+        self.command = max(results, key=lambda result: result.finished).suite_command
+        self._write_report()
 
     def _is_wanted(self, task: str, conv: str, seed: int) -> bool:
         """Whether the suite still has a run that was asked for once, or something is left of it."""
@@ -263,7 +281,7 @@ class _Progress:
 
     def step(self, run: Run, text: str, seconds_left: float = 0.0) -> None:
         """While a run goes on; ``seconds_left`` is what its training says itself."""
-        begin = self.begin.setdefault(run.name, time.monotonic())
+        begin = self.begin.setdefault(run.name, time.monotonic() - _spent(run))
         rest = self.clock.left([other for other in self.left if other is not run])
         own = self.clock.estimate(run)
         if rest is not None and own is not None:
@@ -287,6 +305,14 @@ class _Progress:
             f"in {duration(outcome.seconds)}{more}",
             flush=True,
         )
+
+
+def _spent(run: Run) -> float:
+    """Seconds of work on a run that was begun before."""
+    try:
+        return json.loads((run.folder / STATE_FILE).read_text())["seconds"]
+    except (OSError, ValueError, KeyError):
+        return 0.0
 
 
 def duration(seconds: float) -> str:

@@ -125,7 +125,7 @@ def test_warns_of_a_layer_that_uses_one_region(tmp_path):
     model.conv.init_weights = lambda: None  # the runner would make it random again
     _, records = train(tmp_path, model)
     (warning,) = [record for record in records if "One region got every pixel" in record.getMessage()]
-    assert warning.levelno == logging.WARNING and "a smaller guide_grad_scale" in warning.getMessage()
+    assert warning.levelno == logging.WARNING and "{'guide_weight': dict(lr_mult=0.5)}" in warning.getMessage()
 
 
 def test_says_so_where_there_is_nothing_to_log(tmp_path):

@@ -458,6 +458,7 @@ class TestErrors:
             (dict(num_regions=0), "num_regions must be an integer of at least 1, got 0"),
             (dict(num_regions=2.0), "num_regions must be an integer of at least 1, got 2.0"),
             (dict(groups=4), "groups=4 must divide in_channels=6 and out_channels=8"),
+            (dict(guide_kernel_size=3, own_guide=False), r"guide_kernel_size=3 is of a layer's own guide"),
             (dict(generator="mixtures"), r"generator='mixtures' is not known; choose one of .* did you mean 'mixture'"),
             (dict(generator=dict(type="pooled", num_kernels=4)), "generator 'pooled' does not take"),
             (dict(generator=dict(num_kernels=0)), "num_kernels must be an integer of at least 1, got 0"),

@@ -187,6 +187,7 @@ def test_every_parameter_learns():
             lambda: DRConvShuffleNetV2(0.5, arrangement="second"),
             r"arrangement='second' is not known; choose one of \['both', 'first', 'last', 'none'\]",
         ),
+        (lambda: DRConvShuffleNetV2(drconv=dict(guide_kernel_size=3)), "blocks share a guide: share_guide=False"),
         (lambda: MobileNetV1(out_indices=(5,)), r"out_indices=\(5,\) must be stages 0 to 4, got 5"),
         (lambda: DRConvShuffleNetV2(frozen_stages=5), r"frozen_stages must be -1 \(none\) to 4, got 5"),
     ],

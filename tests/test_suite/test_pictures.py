@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.models import ImageClassifier
 
 from drconv_mm.checkpoint import CheckpointError
 from drconv_mm.datasets.sample_classification import generate_sample_classification
@@ -71,6 +72,25 @@ def test_pictures_of_a_convolution_without_regions(tmp_path):
     config, checkpoint = untrained(tmp_path, name, data, {}, confidence(-9.0))
     entries = draw_run(config, checkpoint, tmp_path / "out")
     assert "0 found by 0 detections" in check(entries, tmp_path / "out", 1, 0)[0]
+
+
+class DepthOfAll(ImageClassifier):
+    """Predicts what there is no picture for."""
+
+    def predict(self, inputs, data_samples=None, **kwargs):
+        found = super().predict(inputs, data_samples, **kwargs)
+        for sample in found:
+            sample.set_field(sample.pop("pred_score"), "depth")
+        return found
+
+
+def test_a_model_of_another_task_has_region_maps_alone(tmp_path, capsys):
+    data = generate_sample_classification(tmp_path / "data", 1, 1, 64)
+    config, checkpoint = untrained(tmp_path, "classification/shufflenet-v2-0.5x_sample-64x64.py", data, DRCONV)
+    config.model.type = DepthOfAll
+    check(draw_run(config, checkpoint, tmp_path / "out", 2), tmp_path / "out", 0, 2)
+    printed = capsys.readouterr().out
+    assert "DepthOfAll predicts ['depth'" in printed and "what can be drawn is pred_instances" in printed
 
 
 def test_classifier(tmp_path):
@@ -158,6 +178,8 @@ def test_layers_shown_are_the_finest_and_the_most_even():
     coarse, coarsest = np.zeros((2, 2), np.uint8), np.zeros((1, 1), np.uint8)
     image = {"a": (coarse, 4), "b": (uneven, 4), "c": (fine, 4), "d": (coarsest, 4), "e": (coarsest[:, :0], 4)}
     assert telling_layers([image, image]) == ["c", "a", "d"]
+    mask_head = {"f": (fine, 4)}  # does not run where nothing was detected
+    assert telling_layers([image | mask_head, image]) == telling_layers([image, image | mask_head]) == ["c", "a", "d"]
     assert telling_layers([{}]) == [] and telling_layers([]) == []
 
 

@@ -192,6 +192,10 @@ def test_paths_that_the_command_line_cannot_carry(suite, tmp_path):
         ("tasks['shapes']['input_shape'] = 32", r"input_shape must be \(height, width\) in pixels, got 32"),
         ("tasks['shapes']['options'] = ['a=1']", r"options must be a dict, got \['a=1'\]"),
         ("tasks['shapes']['metric'] = 'AP'", "metric must be a dict, got 'AP'"),
+        (
+            "tasks['shapes']['metric']['unit'] = 'mm'",
+            r"metric: unit='mm' is not known; choose one of \['', '%', 'count'",
+        ),
         ("seeds = 0", "seeds must be at least 1, got 0"),
         ("baseline = 'X'", "baseline='X' is none of its convs"),
         ("del tasks['shapes']['data']['generate'], tasks['shapes']['data']['arguments']", "'files' is missing"),
@@ -220,7 +224,7 @@ def test_config_without_what_the_suite_needs(suite, tmp_path):
 
 def test_selection(suite):
     part = select(suite, ["DRConv"], ["shapes"], 5)
-    assert list(part.convs) == ["DRConv"] and part.seeds == 5 and part.baseline == "DRConv"
+    assert list(part.convs) == ["DRConv"] and part.seeds == 5
     assert select(suite, ["drconv_mm.DRConv"], None, None).convs == {"DRConv": dict(type="drconv_mm.DRConv")}
     assert select(suite, None, None, None).convs == suite.convs
 
@@ -242,6 +246,18 @@ def test_any_conv_type_that_can_be_built(suite):
 def test_unknown_conv_type(suite, name, message):
     with pytest.raises(SuiteError, match=message):
         select(suite, [name], None, None)
+
+
+def test_a_config_with_another_conv_type_is_no_baseline(suite, tmp_path):
+    config = tmp_path / "dynamic.py"
+    key = "model = dict(backbone=dict(conv_cfg=dict(type='drconv_mm.DRConv')))"
+    config.write_text(f"_base_ = '{TINY.with_name('tiny_classifier.py')}'\n{key}\n")
+    suite = replace(suite, tasks={"shapes": replace(suite.tasks["shapes"], config=config)})
+    message = r"sets model.backbone.conv_cfg=\{'type': 'drconv_mm.DRConv'\}, so conv 'Conv2d' would not be Conv2d"
+    with pytest.raises(SuiteError, match=message):
+        make_plan(suite, tmp_path, tmp_path)
+    (run,) = make_plan(replace(suite, convs={"X": dict(type="DCNv2")}), tmp_path, tmp_path)
+    assert parsed(run).model.backbone.conv_cfg == dict(type="DCNv2")
 
 
 def test_unknown_task_and_seeds(suite):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from drconv_mm.suite.config import UNITS
 from drconv_mm.suite.report import write_report
 from drconv_mm.suite.report.numbers import format_number
 from drconv_mm.suite.report.plots import DARK, LIGHT, share_plot
@@ -74,6 +75,10 @@ def test_numbers_for_people(value, unit, text):
 def test_signs_are_written_where_they_are_asked_for():
     assert format_number(0.02, sign=True) == "+0.020" and format_number(-2, "%", sign=True) == "\N{MINUS SIGN}2.00"
     assert format_number(0.0, sign=True) == "0.000"
+
+
+def test_every_unit_of_a_metric_can_be_written():
+    assert all(format_number(0.5, unit) for unit in UNITS)
 
 
 def test_an_unknown_unit_is_an_error():

@@ -82,6 +82,17 @@ def test_report_is_of_all_that_is_finished(suite, session, capsys):
     assert "It is a tie." in (session.work_dir / "report/report.md").read_text()
 
 
+def test_a_report_can_be_made_while_the_suite_runs(session):
+    with pytest.raises(SuiteError, match="has no finished runs to report; the command without --report-only trains"):
+        session.report()
+    claim(session.work_dir, session.suite, session.suite.convs, session.runs)
+    finish(session.runs[1], suite_command="python tools/suite.py tiny_suite.py --gpus 2")
+    with locked(session.work_dir / "suite.lock", "it"):
+        session.report()
+    text = (session.work_dir / "report/report.md").read_text()
+    assert "1 of 2 runs done" in text and "python tools/suite.py tiny_suite.py --gpus 2" in text
+
+
 def test_report_is_in_the_suites_order(suite, tmp_path):
     tasks = {name: replace(suite.tasks["shapes"], name=name) for name in ("shapes", "cells")}
     suite = replace(suite, tasks=tasks, convs={"DRConv": suite.convs["DRConv"], "Conv2d": None}, baseline="DRConv")
@@ -285,6 +296,17 @@ def test_what_stops_one_run_and_what_stops_all(session, error):
         list(run_here(session.runs, partial(execute, error=DiskFullError("here")), print))
 
 
+def test_an_error_that_nobody_thought_of_stops_one_run(session):
+    def execute(run, report):
+        raise PermissionError(13, "Permission denied", "x")
+
+    outcomes = [str(outcome) for _, outcome in run_here(session.runs, execute, print)]
+    assert [text.splitlines()[0] for text in outcomes] == [
+        f"{run.name}: PermissionError: [Errno 13] Permission denied: 'x'" for run in session.runs
+    ]
+    assert "in execute\n" in outcomes[0]  # where
+
+
 def test_full_disk_between_the_runs(monkeypatch, tmp_path):
     import suite as suite_tool
 
@@ -306,13 +328,15 @@ def test_jobs_get_what_was_asked_for(suite, tmp_path, monkeypatch):
     assert (cluster, jobs, options) == ("slurm", 3, {"gpus_per_node": 2, "timeout_min": 60})
 
 
-def test_jobs_on_this_machine_take_its_gpu_one_at_a_time(session, monkeypatch):
+def test_jobs_on_this_machine_take_its_gpu_one_at_a_time(session, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("drconv_mm.suite.session.run_jobs", lambda *arguments: asked.append(arguments[5]) or [])
     monkeypatch.setattr("drconv_mm.suite.session.torch.cuda.is_available", lambda: True)
     session.run(resume=False, launcher="submitit")
     session.run(resume=True, launcher="submitit", jobs=2, parameters={"gpus_per_node": 0})
+    assert "no GPU" not in capsys.readouterr().out
     session.run(resume=True, launcher="slurm", jobs=2, parameters={"timeout_min": 5})
+    assert "the jobs ask Slurm for no GPU; --gpus N gives each run N" in capsys.readouterr().out
     assert asked == [{"gpus_per_node": 1}, {"gpus_per_node": 0}, {"timeout_min": 5}]
     with pytest.raises(SuiteError, match=r"--jobs 2 with --launcher submitit: .* all get its first 1 GPUs; use --jobs"):
         session.run(resume=True, launcher="submitit", jobs=2)
@@ -334,6 +358,13 @@ def test_jobs_share_the_time_that_is_left(runs, capsys):
     progress.end(standard, record(standard, 36_000))
     begin, end = capsys.readouterr().out.splitlines()
     assert begin.endswith("begins; suite: about 10 h 00 min left") and end.endswith("suite: about 5 h 00 min left")
+
+
+def test_a_run_that_goes_on_takes_what_is_left_of_it(run, runs, capsys):
+    (run.folder / "state.json").write_text(json.dumps({"seconds": 33_000}))
+    progress = _Progress(runs, [run], [record(other, 36_000) for other in runs], jobs=1)
+    progress.step(run, "goes on")
+    assert capsys.readouterr().out.endswith("goes on; suite: about 50 min left\n")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45.4, "45 s"), (119, "119 s"), (600, "10 min"), (12_000, "3 h 20 min")])

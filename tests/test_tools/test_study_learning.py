@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -76,6 +81,37 @@ def test_a_run_that_fails_stops_no_other(study, tmp_path):
     assert (tmp_path / "runs" / NETWORK / "standard-lr0.05-seed0.json").exists()
 
 
+def test_a_run_whose_process_is_killed_stops_no_other(study, tmp_path):
+    data, arguments, _ = study
+    more = ["--iterations", 60, "--jobs", 1, "--results", tmp_path, "--arms", "drconv", "standard"]
+    command = [sys.executable, TOOL, "run", data, *arguments, *more]
+    with subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "drconv at 0.05 seed 0: 15 of 60" in line:
+                break
+        children = subprocess.run(["pgrep", "-f", "-P", str(process.pid), "spawn_main"], stdout=subprocess.PIPE)
+        (child,) = map(int, children.stdout.split())
+        os.kill(child, signal.SIGKILL)
+        rest = process.stdout.read()
+    assert "drconv 0.05 0 failed: its process was killed" in rest and "[2/2]" in rest and process.returncode == 1
+    assert [path.name for path in (tmp_path / "runs" / NETWORK).iterdir()] == ["standard-lr0.05-seed0.json"]
+
+
+def test_a_results_folder_is_of_one_data_set(study, tmp_path):
+    data, results = study[0], tmp_path / "found"
+    shutil.copytree(data, tmp_path / "data")
+    next((tmp_path / "data/train").rglob("*.[jp]*")).unlink()
+    study_learning.check_data(Namespace(data=data, results=results))
+    before = (results / "data.json").read_bytes()
+    study_learning.check_data(Namespace(data=data, results=results))
+    message = (
+        r"are of 4 classes and 40 \+ 20 images, and .* has 4 classes and 39 \+ 20 images, .*give another --results"
+    )
+    with pytest.raises(SystemExit, match=message):
+        study_learning.check_data(Namespace(data=tmp_path / "data", results=results))
+    assert (results / "data.json").read_bytes() == before
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_is_said_before_training(study, tmp_path):
     data, arguments, _ = study
@@ -124,42 +160,68 @@ def top1_of(arm: str, *values: float) -> dict:
     return {(arm, 0.1): [dict(seed=seed, top1=value) for seed, value in enumerate(values)]}
 
 
+def compared(found: dict, ours: str = "drconv") -> dict[tuple[str, str], list[str]]:
+    """By arm and networks: the other cells."""
+    others = [arm for arm in study_learning.ARMS if arm != ours]
+    lines = study_learning.comparisons(found, ours, others)[2:-1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert all(row[1] == "0.1" for row in rows)
+    return {(row[0], row[2]): row[3:] for row in rows}
+
+
 def test_differences_are_paired_by_seed_and_network():
     found = {
         "a": top1_of("drconv", 70, 72, 74) | top1_of("standard", 60, 61, 65) | top1_of("m1", 70, 71, 72),
         "b": top1_of("drconv", 50, 50, 53) | top1_of("standard", 44, 46, 48) | top1_of("m2", 50, 51),
     }
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study_learning.comparisons(found)[4:-1]]
-    by_arm = {(row[0], row[2]): row[3:] for row in rows}
-    assert by_arm.keys() == {
+    rows = compared(found)
+    assert rows.keys() == {
         ("standard convolution", "a"), ("standard convolution", "b"), ("standard convolution", "all 2"),
         ("m = 1", "a"), ("m = 2", "b"),
     }  # fmt: skip
     # 10, 11 and 9; 6, 4 and 5; and these six together.
-    assert by_arm["standard convolution", "a"][:3] == ["3", "+10.0", "7.5 to 12.5"]
-    assert by_arm["standard convolution", "all 2"][:2] == ["6", "+7.5"]
+    assert rows["standard convolution", "a"][:3] == ["3", "+10.0", "7.5 to 12.5"]
+    assert rows["standard convolution", "all 2"][:2] == ["6", "+7.5"]
+    assert rows["standard convolution", "a"][-1] == "supported" == rows["standard convolution", "all 2"][-1]
+    assert rows["m = 1", "a"][-1] == "not supported" == rows["m = 2", "b"][-1]
+    assert compared(found, "m1") == {
+        ("standard convolution", "a"): ["3", "+9.0", "4.7 to 13.3", "3 and 3", "+9.0", "5.5 to 12.5", "supported"],
+        ("DRConv, the defaults (mixture, m = 8)", "a"): [
+            "3", "-1.0", "-3.5 to 1.5", "3 and 3", "-1.0", "-4.5 to 2.5", "not supported"
+        ],
+    }  # fmt: skip
+
+
+def test_the_scatter_of_all_settings_tells_of_all_seeds():
+    found = {
+        "a": top1_of("drconv", 70, 72, 74) | top1_of("standard", 60, 61, 65) | top1_of("m1", 70, 71, 72),
+        "b": top1_of("drconv", 50, 50, 53) | top1_of("standard", 44, 46, 48) | top1_of("m2", 50, 51),
+    }
     # Variances 4, 7, 1; 3 and 4 of settings with three seeds: 3.8, of 10 degrees of freedom; t = 2.228.
     scatter, freedom = study_learning.common_scatter(found)
     assert (scatter, freedom) == (pytest.approx(3.8**0.5), 10)
     half = 2.228 * (3.8 * 2 / 3) ** 0.5
-    assert by_arm["standard convolution", "a"][3] == f"{10 - half:.1f} to {10 + half:.1f}"
-    assert by_arm["standard convolution", "a"][4] == "supported" == by_arm["standard convolution", "all 2"][4]
-    assert by_arm["m = 1", "a"][4] == "not supported" == by_arm["m = 2", "b"][4]
+    cells = ["3 and 3", "+10.0", f"{10 - half:.1f} to {10 + half:.1f}"]
+    assert compared(found)["standard convolution", "a"][3:6] == cells
+    # 51 in the mean, less 50.5.
+    half = 2.228 * (3.8 * (1 / 3 + 1 / 2)) ** 0.5
+    assert compared(found)["m = 2", "b"][3:6] == ["3 and 2", "+0.5", f"{0.5 - half:.1f} to {0.5 + half:.1f}"]
+
     # One standard network for both: its three runs count twice each, and scatter once.
     names = ("drconv_shufflenet_v2-0.5x", "shufflenet_v2-0.5x")
     shared = dict(zip(names, found.values(), strict=True))
     shared[names[1]] |= {("standard", 0.1): shared[names[0]]["standard", 0.1]}
     scatter, freedom = study_learning.common_scatter(shared)
     assert (scatter**2, freedom) == (pytest.approx((4 + 7 + 1 + 3) / 4), 8)
-    cells = [line.split("|") for line in study_learning.comparisons(shared) if "| all 2 |" in line]
-    half = 2.306 * (scatter**2 * (6 + 3 * 2**2) / 36) ** 0.5
-    low, high = (float(end) for end in cells[0][7].split(" to "))
+    half = 2.306 * scatter * (6 * (1 / 6) ** 2 + 3 * (2 / 6) ** 2) ** 0.5
+    low, high = (float(end) for end in compared(shared)["standard convolution", "all 2"][5].split(" to "))
     assert high - low == pytest.approx(2 * half, abs=0.11)
+
     # 5.0, 5.1 and 5.2 are alike by luck, where seeds scatter by 10; 1, 5 and 12 are not.
     lucky = {"a": top1_of("drconv", 60, 70, 80) | top1_of("m1", 55.0, 64.9, 74.8)}
-    assert study_learning.comparisons(lucky)[4].endswith("| by the pairs alone |")
+    assert compared(lucky)["m = 1", "a"][-1] == "by the pairs alone"
     steady = {"a": top1_of("drconv", 60, 61, 62) | top1_of("m1", 59, 56, 50) | top1_of("m2", 60, 60, 61)}
-    assert study_learning.comparisons(steady)[4].endswith("| by the common scatter alone |")
+    assert compared(steady)["m = 1", "a"][-1] == "by the common scatter alone"
 
 
 @pytest.mark.parametrize("network", study_learning.NETWORKS)

@@ -212,7 +212,8 @@ def curve_plot(task: Task, looks: Looks, curve: str) -> Plot | None:
         axes.set_ylabel(label)
         _legend(figure, task.rows, looks, marker=curve != "loss")
         svg = _svg(figure)
-    caption = f"{label[0].upper()}{label[1:]} by iteration"
+    first = label.split()[0]
+    caption = f"{first.capitalize() if first.islower() else first}{label[len(first) :]} by iteration"
     caption += ": thin lines are seeds, thick ones their mean." if _has_seeds(task) else "."
     return Plot(f"{task.name}_{curve}", svg, f"{label}, from first to last: {', '.join(found)}.", caption)
 
