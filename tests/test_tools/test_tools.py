@@ -84,6 +84,16 @@ def test_count_flops():
     assert "guide 0." in dynamic[-1] and "generator " in dynamic[-1] and "generator " not in plain[-1].split("|")[-2]
 
 
+def test_count_flops_of_segmentors():
+    """The key adds guide and generator, and leaves the convolutions as they are."""
+    stem = "configs/segmentation/fcn_mobilenet-v2-d8{}_sample-160x120.py"
+    configs = [stem.format(kind) for kind in ("", "-drconv")]
+    lines = run("tools/count_flops.py", *configs, "--shape", 120, 160).stdout.splitlines()[-2:]
+    plain, dynamic = ([float(number) for number in re.findall(r"\| ([\d.]+) M", line)] for line in lines)
+    assert plain[:5] == [349.46, 0, 0, 0, 349.46]  # as the records of the sample suite have it
+    assert dynamic[0] == plain[0] and dynamic[4] == pytest.approx(sum(dynamic[:4]), abs=0.02) and min(dynamic[1:3]) > 5
+
+
 def test_benchmark_prints_ratios_and_writes_them(tmp_path):
     shapes = ["--shapes", "2x8->8@14", "2x8->16@9 k3 s2", "1x8@9 k3 dw"]
     files = ["--csv", tmp_path / "b.csv", "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png"]
