@@ -282,10 +282,12 @@ def model_cards(index: Path = INDEX) -> str:
 def _card(entry: Entry) -> str:
     data = entry.metadata
     link = entry.file if "://" not in entry.weights else entry.weights
+    folder = Path(entry.config).parent
+    layout = "" if data.get("Data Command") else f"; as [{folder}](../{folder}/README.md) says, in `data/`"
     lines = [
         f"## {entry.name}\n",
         f"- **Files:** [config](../{entry.config}), [weights]({link}), sha256 `{entry.sha256}`",
-        f"- **Data:** {data.get('Training Data')}; licence: {data.get('Data Licence')}",
+        f"- **Data:** {data.get('Training Data')}; licence: {data.get('Data Licence')}{layout}",
         f"- **Budget:** {data.get('Training Budget')}",
         f"- **Cost:** {_millions(entry, 'FLOPs')} multiply-adds at {data.get('Input Size')}, "
         f"{_millions(entry, 'Parameters')} parameters",

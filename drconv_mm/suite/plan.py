@@ -143,7 +143,8 @@ def _check_conv(name: str, conv: dict[str, Any], suite: Suite) -> None:
         build_conv_layer(conv, 64, 64, 3, padding=1)
     except Exception as error:  # a type of any kind may be named here, and fail in any way
         kind = str(conv["type"])
-        known = kind in MODELS.module_dict or kind.startswith("drconv_mm.")
+        names = [*suite.convs, *MODELS.module_dict, "drconv_mm.DRConv"]
+        known = kind in names
         reason = f" ({type(error).__name__}: {error})" if known else ""
         if name in suite.convs:
             where = f"conv {name!r} of suite {suite.name!r} is of no conv type that can be built: {conv!r}"
@@ -152,7 +153,7 @@ def _check_conv(name: str, conv: dict[str, Any], suite: Suite) -> None:
                 f"--conv {name!r} is neither in suite {suite.name!r} ({', '.join(suite.convs)}) nor a conv type that "
                 "can be built"
             )
-        raise SuiteError(f"{where}{reason}{nearest(kind, [*suite.convs, *MODELS.module_dict])}") from error
+        raise SuiteError(f"{where}{reason or nearest(kind, names)}") from error
 
 
 def make_plan(

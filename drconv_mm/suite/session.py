@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from .plan import (
     select,
 )
 from .report import write_report
+from .report.numbers import duration, format_number
 from .results import RunResult, read_results
 from .run import STATE_FILE, RunFailedError
 from .toolbox import tool_path
@@ -242,7 +244,9 @@ class Session:
             baseline_conv=self.whole.baseline if self.whole.baseline in there else results[0].conv,
             planned=list(dict.fromkeys([*((r.task, r.conv, r.seed) for r in results), *triples])),
         )
-        print(f"report: {written[0]}", flush=True)
+        for task in dict.fromkeys(result.task for result in results):
+            print(_summary([result for result in results if result.task == task]), flush=True)
+        print(f"report: {written[0]} (open it in a browser), and report.md beside it", flush=True)
 
 
 class _Clock:
@@ -268,6 +272,10 @@ class _Clock:
         estimates = [self.estimate(run) for run in runs]
         return None if None in estimates else sum(estimates)
 
+    def knows(self, runs: list[Run]) -> bool:
+        """Whether something of each run's task is finished."""
+        return {run.task.name for run in runs} <= {name for name, _ in self.seconds}
+
 
 class _Progress:
     """Prints a line at the start and the end of a run, and now and then between."""
@@ -286,8 +294,13 @@ class _Progress:
         own = self.clock.estimate(run)
         if rest is not None and own is not None:
             rest += max(seconds_left, own - (time.monotonic() - begin))
-            text += f"; suite: about {duration(rest / self.jobs)} left"
+            text += self._rest(rest)
         print(f"{self.number[run.name]} {run.name}: {text}", flush=True)
+
+    def _rest(self, seconds: float) -> str:
+        about = "about" if self.clock.knows(self.left) else f"{len(self.left)} runs,"
+        how = "" if self.clock.knows(self.left) else ", if other tasks take as long as those before"
+        return f"; suite: {about} {duration(seconds / self.jobs)} left{how}"
 
     def end(self, run: Run, outcome: RunResult | RunFailedError) -> None:
         """When it has ended."""
@@ -299,12 +312,21 @@ class _Progress:
         metric = outcome.metric
         value = "nan" if math.isnan(outcome.value) else f"{outcome.value:.4g}"
         rest = self.clock.left(self.left)
-        more = f"; suite: about {duration(rest / self.jobs)} left" if rest else ""
+        more = self._rest(rest) if rest else ""
         print(
             f"{self.number[run.name]} {run.name}: {metric['label']} {value}{metric['unit'] and ' ' + metric['unit']} "
             f"in {duration(outcome.seconds)}{more}",
             flush=True,
         )
+
+
+def _summary(results: list[RunResult]) -> str:
+    """A task's means in a line."""
+    metric, values = results[0].metric, {}
+    for result in results:
+        values.setdefault(result.conv, []).append(result.value)
+    means = ", ".join(f"{conv} {format_number(mean(found), metric['unit'])}" for conv, found in values.items())
+    return f"{results[0].task}: {metric['label']}{metric['unit'] and ' in ' + metric['unit']}: {means}"
 
 
 def _spent(run: Run) -> float:
@@ -313,11 +335,3 @@ def _spent(run: Run) -> float:
         return json.loads((run.folder / STATE_FILE).read_text())["seconds"]
     except (OSError, ValueError, KeyError):
         return 0.0
-
-
-def duration(seconds: float) -> str:
-    """For people: ``'45 s'``, ``'12 min'``, ``'3 h 20 min'``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

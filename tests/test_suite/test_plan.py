@@ -241,6 +241,7 @@ def test_any_conv_type_that_can_be_built(suite):
         ("DRconv", "did you mean 'DRConv'"),
         ("ReLU", r"nor a conv type that can be built \("),
         ("drconv_mm.NoSuchConv", "nor a conv type"),
+        ("drconv_mm.DRConf", "built; did you mean 'drconv_mm.DRConv'"),
     ],
 )
 def test_unknown_conv_type(suite, name, message):

@@ -18,7 +18,7 @@ from scipy import stats
 from drconv_mm.suite.config import UNITS
 from drconv_mm.suite.report import write_report
 from drconv_mm.suite.report.numbers import format_number
-from drconv_mm.suite.report.plots import DARK, LIGHT, share_plot
+from drconv_mm.suite.report.plots import DARK, LIGHT, _Ticks, share_plot
 from drconv_mm.suite.report.tables import collect
 from drconv_mm.suite.results import CSV_COLUMNS
 
@@ -75,6 +75,17 @@ def test_numbers_for_people(value, unit, text):
 def test_signs_are_written_where_they_are_asked_for():
     assert format_number(0.02, sign=True) == "+0.020" and format_number(-2, "%", sign=True) == "\N{MINUS SIGN}2.00"
     assert format_number(0.0, sign=True) == "0.000"
+
+
+def test_ticks_end_without_zeros():
+    for unit, values, texts in (
+        ("seconds", [0.5, 1, 1.5, 2], ["500 ms", "1 s", "1.5 s", "2 s"]),
+        ("count", [6e6, 7.5e6, 10e6, 100e6], ["6 M", "7.5 M", "10 M", "100 M"]),
+        ("%", [20, 22.5], ["20.00", "22.50"]),
+    ):
+        ticks = _Ticks(unit)
+        ticks.set_locs(np.array(values))
+        assert [ticks(value) for value in values] == texts
 
 
 def test_every_unit_of_a_metric_can_be_written():
@@ -346,7 +357,7 @@ def test_where_when_and_how_long(tmp_path):
         ({"cpu": "b"}, "2 runs (cells: Conv2d seed 1, 2)"),
         ({"cpu": "a"}, "1 run (cells: Conv2d seed 0)"),
     ]
-    assert (found.dates, found.hours) == ("2000-01-01 to 2000-01-03", 4.5)
+    assert (found.dates, found.time) == ("2000-01-01 to 2000-01-03", "4 h 30 min")
 
 
 def test_region_shares_are_means_by_rank_drawn_the_largest_first(tmp_path):

@@ -16,9 +16,10 @@ from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.launch import run_here
 from drconv_mm.suite.lock import locked
 from drconv_mm.suite.plan import check_claim, claim
+from drconv_mm.suite.report.numbers import duration
 from drconv_mm.suite.results import ResultError, RunResult
 from drconv_mm.suite.run import RunFailedError
-from drconv_mm.suite.session import Session, _Clock, _Progress, duration
+from drconv_mm.suite.session import Session, _Clock, _Progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +66,11 @@ def test_finished_suite_is_only_reported(session, capsys):
     for run in session.runs:
         finish(run)
     assert session.run(resume=True) == []
-    assert "2 runs, 2 finished, 0 to do" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert (
+        "2 runs, 2 finished, 0 to do" in printed
+        and "shapes: top-1 accuracy in %: Conv2d 50.00, DRConv 50.00\n" in printed
+    )
     assert (session.work_dir / "report/report.html").is_file()
     assert (session.work_dir / "report/results.csv").read_text().count("\n") == 3
     assert json.loads((session.work_dir / "suite.json").read_text())["name"] == "tiny_suite"
@@ -358,6 +363,17 @@ def test_jobs_share_the_time_that_is_left(runs, capsys):
     progress.end(standard, record(standard, 36_000))
     begin, end = capsys.readouterr().out.splitlines()
     assert begin.endswith("begins; suite: about 10 h 00 min left") and end.endswith("suite: about 5 h 00 min left")
+
+
+def test_a_guess_by_other_tasks_says_so(runs, capsys):
+    dynamic = runs[1]
+    cells = replace(dynamic, task=replace(dynamic.task, name="cells"))
+    progress = _Progress([*runs, cells], [dynamic, cells], [record(runs[0], 36_000)], jobs=1)
+    progress.step(dynamic, "begins")
+    progress.end(cells, record(cells, 36_000))
+    begin, end = capsys.readouterr().out.splitlines()
+    assert begin.endswith("; suite: 2 runs, 20 h 00 min left, if other tasks take as long as those before")
+    assert end.endswith("; suite: about 10 h 00 min left")
 
 
 def test_a_run_that_goes_on_takes_what_is_left_of_it(run, runs, capsys):

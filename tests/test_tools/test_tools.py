@@ -60,6 +60,12 @@ def test_set_up_without_python_names_the_remedy(tmp_path):
     assert "no Python 3.11 was found at PYTHON=/nowhere/python" in done.stderr and "apt-get install" in done.stderr
 
 
+def test_a_folder_of_the_packages_name_does_not_hide_it(tmp_path):
+    """As a clone is for who works in the folder above."""
+    (tmp_path / "drconv_mm").mkdir()
+    subprocess.run([sys.executable, "-c", "from drconv_mm import convert"], cwd=tmp_path, check=True)
+
+
 def test_info():
     text = run("-m", "drconv_mm.info").stdout
     assert re.search(r"^drconv_mm \d", text) and f"torch {torch.__version__}" in text

@@ -57,3 +57,11 @@ def _digits(value: float) -> str:
     if value == int(value) and value < 1000:
         return str(int(value))
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """For people: ``'45 s'``, ``'12 min'``, ``'3 h 20 min'``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -272,7 +272,8 @@ class _Ticks(Formatter):
         """The text of a tick."""
         step = min(np.diff(self.locs), default=1.0)
         decimals = next((d for d in range(8) if abs(round(step, d) - step) < 1e-6 * step), 8)
-        return format_number(value, self.unit, self.sign, decimals)
+        text = format_number(value, self.unit, self.sign, decimals)
+        return re.sub(r"\.0+(?= )|(?<=\.)(\d*?)0+(?= )", r"\1", text)  # 1.5 s beside 1 s, not 1.50 s
 
 
 def _short(name: str, most: int = 26) -> str:

@@ -15,7 +15,7 @@ import torch
 from ...engine.regions import region_entropy
 from ..results import ResultError, RunResult
 from ..statistics import Paired, Summary, paired_difference, summarize
-from .numbers import format_number
+from .numbers import duration, format_number
 
 Run = tuple[str, str, int]  # task, conv, seed
 
@@ -219,9 +219,9 @@ class Content:
     commits: list[str]
 
     @property
-    def hours(self) -> float:
+    def time(self) -> str:
         """Of all runs together."""
-        return sum(result.seconds for result in self.results) / 3600
+        return duration(sum(result.seconds for result in self.results))
 
     @property
     def dates(self) -> str:
