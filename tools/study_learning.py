@@ -535,6 +535,11 @@ def train_one(
 # --- The commands ----------------------------------------------------------------------------------------------------
 
 
+def trained_as(network: str, arm: str) -> str:
+    """Whose runs they are: the standard networks of the two ShuffleNetV2 are one."""
+    return "drconv_shufflenet_v2-0.5x" if (network, arm) == ("shufflenet_v2-0.5x", "standard") else network
+
+
 def path_of(results: Path, network: str, arm: str, learning_rate: float, seed: int) -> Path:
     """Where a run's JSON lies."""
     return results / "runs" / network / f"{arm}-lr{learning_rate}-seed{seed}.json"
@@ -551,37 +556,42 @@ def _worker(job: tuple) -> dict | str:
 
 
 def _in_a_process(job: tuple) -> dict | str:
-    """The same in a process of its own, which may be killed."""
-    with ProcessPoolExecutor(1, torch.multiprocessing.get_context("spawn")) as process:
-        try:
+    """The same in a process of its own, which may be killed, or not even start."""
+    try:
+        with ProcessPoolExecutor(1, torch.multiprocessing.get_context("spawn")) as process:
             return process.submit(_worker, job).result()
-        except BrokenProcessPool:
-            return f"{' '.join(map(str, job[:4]))} failed: its process was killed (is there memory for --jobs at once?)"
+    except (BrokenProcessPool, OSError, KeyboardInterrupt) as error:
+        return (
+            f"{' '.join(map(str, job[:4]))} failed: its process could not start, crashed or was killed (is there "
+            f"memory for --jobs at once?): {error}"
+        )
 
 
 def check_data(args: argparse.Namespace) -> None:
-    """Refuses to mix trainings on several data sets in one results folder."""
+    """Refuses to mix trainings on data sets with other classes or counts in one results folder."""
     train, val, classes = load(args.data)  # where a wrong layout shows, before anything starts
     found, path = dict(classes=classes, train=len(train[1]), val=len(val[1])), args.results / "data.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(found, indent=1) + "\n")
     elif (before := json.loads(path.read_text())) != found:
-        was, now = (f"{len(d['classes'])} classes and {d['train']} + {d['val']} images" for d in (before, found))
-        sys.exit(f"study_learning.py: error: the runs in {args.results} are of {was}, and {args.data} has {now}, or "
-                 "others of these numbers; give another --results")  # fmt: skip
+        was, now = (f"{len(d['classes'])} classes with {d['train']} + {d['val']} images" for d in (before, found))
+        others = ", ".join(sorted({*before["classes"]} ^ {*classes}))
+        sys.exit(f"study_learning.py: error: the runs in {args.results} are of {was}, and {args.data} has {now}"
+                 + (f"; only one of them has {others}" if others else "") + ". Give another --results")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
     """Trains what is missing, the first seed of every arm first."""
-    jobs = [
-        (network, arm, rate, seed, args.iterations, args.data, path_of(args.results, network, arm, rate, seed))
+    names = dict.fromkeys(
+        (trained_as(network, arm), arm, rate, seed)
         for seed in range(args.seeds)
         for rate in args.learning_rates
         for arm in args.arms
         for network in args.networks
         if ARMS[arm].fits(network)
-    ]
+    )
+    jobs = [(*name, args.iterations, args.data, path_of(args.results, *name)) for name in names]
     for *_, path in jobs:
         found = json.loads(path.read_text())["iterations"] if path.exists() else args.iterations
         if found != args.iterations:
@@ -702,11 +712,6 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     return [*lines, ""]
 
 
-def trained_as(network: str, arm: str) -> str:
-    """Whose runs they are: the standard networks of the two ShuffleNetV2 are one."""
-    return "drconv_shufflenet_v2-0.5x" if (network, arm) == ("shufflenet_v2-0.5x", "standard") else network
-
-
 def common_scatter(found: dict[str, Found]) -> tuple[float, int]:
     """Standard deviation of top-1 over the seeds, one for all settings with three, and its degrees of freedom."""
     settings = [
@@ -722,8 +727,9 @@ def common_scatter(found: dict[str, Found]) -> tuple[float, int]:
 def comparisons(found: dict[str, Found], ours: str, others: list[str]) -> list[str]:
     """One arm less each of some others, of all networks that have both.
 
-    Twice, each with its interval: paired by seed and network, with the scatter of the pairs' own differences; and of
-    all seeds, every network counting alike, with the scatter that all settings have in common.
+    Twice, each with its interval: paired by seed and network (pairs that share a training are one, with their mean),
+    with the scatter of the pairs' own differences; and of all seeds, every network counting alike, with the scatter
+    that all settings have in common.
     """
     less = f"{'DRConv' if ours == 'drconv' else ARMS[ours].about} less this"
     heads = [
@@ -735,29 +741,36 @@ def comparisons(found: dict[str, Found], ours: str, others: list[str]) -> list[s
     scatter, freedom = common_scatter(found)
     t = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) if freedom else math.inf
 
-    def top1(network: str, arm: str, rate: float) -> dict[tuple[str, int], float]:
-        return {(network, run["seed"]): run["top1"] for run in found[network].get((arm, rate), ())}
+    def top1(network: str, arm: str, rate: float) -> dict[int, float]:
+        return {run["seed"]: run["top1"] for run in found[network][arm, rate]}
 
     for other, rate in ((arm, rate) for arm in others for rate in rates):
         having = [network for network in found if {(other, rate), (ours, rate)} <= found[network].keys()]
         for networks in [[network] for network in having] + ([having] if len(having) > 1 else []):
-            first, second = ({k: v for n in networks for k, v in top1(n, arm, rate).items()} for arm in (ours, other))
-            pairs = paired_difference(second, first)
-            if pairs.n < 2:
+            values = {arm: {n: top1(n, arm, rate) for n in networks} for arm in (ours, other)}
+            both: dict[tuple[str, int], list[tuple[float, float]]] = {}
+            for network in networks:
+                first, second = values[ours][network], values[other][network]
+                for seed in first.keys() & second.keys():
+                    both.setdefault((trained_as(network, other), seed), []).append((first[seed], second[seed]))
+            if len(both) < 2:
                 continue
+            pairs = paired_difference(
+                *({pair: mean(found[place] for found in of) for pair, of in both.items()} for place in (1, 0))
+            )
             weights: Counter = Counter()  # of each training, which may stand for two networks
             difference = 0.0
             for network, (sign, arm) in product(networks, ((1, ours), (-1, other))):
-                values = top1(network, arm, rate)
-                for (_, seed), value in values.items():
-                    weight = sign / len(values) / len(networks)
+                for seed, value in values[arm][network].items():
+                    weight = sign / len(values[arm][network]) / len(networks)
                     difference += weight * value
                     weights[trained_as(network, arm), arm, seed] += weight
             half = t * scatter * sum(weight**2 for weight in weights.values()) ** 0.5 if freedom else math.inf
             cells = [
                 ARMS[other].about, str(rate), networks[0] if len(networks) == 1 else f"all {len(networks)}",
                 str(pairs.n), f"{pairs.mean:+.1f}", f"{pairs.low:.1f} to {pairs.high:.1f}",
-                f"{len(first)} and {len(second)}", f"{difference:+.1f}",
+                " and ".join(str(sum(of == arm for _, of, _ in weights)) for arm in (ours, other)),
+                f"{difference:+.1f}",
                 f"{difference - half:.1f} to {difference + half:.1f}",
                 VERDICTS[pairs.supported, abs(difference) > half],
             ]  # fmt: skip
@@ -806,11 +819,14 @@ def report(args: argparse.Namespace) -> None:
     found: dict[str, Found] = {}
     for network in NETWORKS:
         for arm in ARMS:
-            paths = (args.results / "runs" / network).glob(f"{arm}-lr*.json")
+            paths = (args.results / "runs" / trained_as(network, arm)).glob(f"{arm}-lr*.json")
             runs = [json.loads(path.read_text()) for path in paths]
             for result in sorted(runs, key=lambda result: (result["learning_rate"], result["seed"])):
                 found.setdefault(network, {}).setdefault((arm, result["learning_rate"]), []).append(result)
-    if not found:
+    for network, arms in found.items():  # of another's runs, those at rates that it has been trained at
+        rates = {rate for arm, rate in arms if trained_as(network, arm) == network}
+        found[network] = {(arm, rate): runs for (arm, rate), runs in arms.items() if rate in rates}
+    if not any(found.values()):
         raise SystemExit(
             f"study_learning.py: no runs in {args.results / 'runs'}; make them with: study_learning.py run DATA"
         )

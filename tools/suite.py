@@ -91,10 +91,10 @@ def main() -> None:
         if args.dry_run:
             print(session.describe())
             return
-        if args.report_only:
-            session.report()
-            return
         with disk_full_is_told(session.work_dir):
+            if args.report_only:
+                session.report()
+                return
             failed = session.run(args.resume, args.launcher, args.jobs, job_options(args.job_options))
     except (SuiteError, ResultError) as error:
         sys.exit(f"suite.py: error: {error}")

@@ -14,10 +14,7 @@ from .errors import SuiteError, nearest
 
 UNITS = ("", "%", "count", "seconds", "bytes", "ratio")  # of metrics; '' is a number from 0 to 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PACKAGE = Path(__file__).resolve().parents[1]
-_CONFIGS = next(
-    (path for path in (_PACKAGE.parent / "configs", _PACKAGE / ".mim/configs") if path.is_dir()), Path("configs")
-)  # of a clone, or of an installed package
+_CONFIGS = (Path(__file__).parents[1] / ".mim/configs").resolve()  # in a clone a link to the repository's own
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Suite:
         name: The config file's name.
         title: What the report is called.
         tasks: By name.
-        convs: Settings of each conv type by its name: None for configs as they are, with ``Conv2d``; a conv_cfg; or
+        convs: Settings of each conv type by its name: None for the toolbox's own ``Conv2d``, a conv_cfg, or
             ``dict(widened_to=NAME)`` for the standard network at the multiply-adds of another.
         seeds: How many seeds: 0, 1, ...
         baseline: Name of the conv type that others are compared with.

@@ -326,10 +326,10 @@ def _conv_options(task: Task, name: str, conv: dict[str, Any] | None, config: Co
     found: Any = config.to_dict()
     for part in task.key.split("."):
         found = found.get(part, {}) if isinstance(found, dict) else {}
-    if found and (conv is None or "widened_to" in conv):
+    if found and found != {"type": "Conv2d"} and (conv is None or "widened_to" in conv):
         raise SuiteError(
             f"task {task.name!r}: its config sets {task.key}={found!r}, so conv {name!r} would not be Conv2d: take a "
-            "config without it, or leave the conv type out (a task's leave_out)"
+            "config without it, or give the conv a type of its own in the suite: dict(type=...)"
         )
     if conv is None:
         return {}

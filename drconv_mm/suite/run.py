@@ -102,7 +102,7 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., N
         DiskFullError: Nothing can be written any more.
         SuiteError: Another process works on it.
     """
-    with locked(run.folder / "run.lock", str(run.folder)), disk_full_is_told(run.folder):
+    with disk_full_is_told(run.folder), locked(run.folder / "run.lock", str(run.folder)):
         if (run.folder / RESULT_FILE).exists():
             return run.result()
         (run.folder / FAILED_FILE).unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def _train(run: Run, state: State, gpus: int, report: Callable[..., None]) -> No
 
 def _check_resumed(run: Run, checkpoint: Path, rows: list[dict[str, Any]]) -> None:
     """One that begins at the beginning with a checkpoint's weights trains for longer than the others."""
-    unit = "epoch" if run.unit == "epoch" else "step"  # some configs log no epochs
+    unit = "epoch" if run.unit == "epoch" else "step"  # a config that logs no epochs can't be told
     first = next((row[unit] for row in rows if "loss" in row and unit in row), None)
     if first is not None and first - 1 < _step_of(checkpoint):
         shutil.rmtree(run.folder / "training")

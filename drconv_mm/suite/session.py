@@ -191,9 +191,10 @@ class Session:
         """Writes the report of all that is finished so far, also while the suite runs.
 
         Raises:
-            SuiteError: Nothing is finished.
+            SuiteError: Nothing is finished, or the work dir is another suite's.
             ResultError: A record in the work dir can't be read.
         """
+        check_claim(self.work_dir, self.suite, self.whole.convs)
         results = read_results(self.work_dir / "runs")
         if not results:
             raise SuiteError(
@@ -229,7 +230,9 @@ class Session:
         there = {result.conv for result in results}
         conclusions = self.work_dir / CONCLUSIONS_FILE
         # Of earlier calls, too, which may have asked for another part of the suite.
-        asked = [tuple(name.split("/")) for name in read_document(self.work_dir / SUITE_FILE)["planned"]]
+        path = self.work_dir / SUITE_FILE
+        planned = read_document(path)["planned"] if path.exists() else []
+        asked = [tuple(name.split("/")) for name in planned]
         asked += [path.parts[-4:-1] for path in (self.work_dir / "runs").glob(f"*/*/*/{FAILED_FILE}")]
         triples = [(task, conv, int(seed)) for task, conv, seed in asked if seed.isdigit()]
         triples = [run for run in triples if self._is_wanted(*run)]
@@ -326,7 +329,7 @@ def _summary(results: list[RunResult]) -> str:
     for result in results:
         values.setdefault(result.conv, []).append(result.value)
     means = ", ".join(f"{conv} {format_number(mean(found), metric['unit'])}" for conv, found in values.items())
-    return f"{results[0].task}: {metric['label']}{metric['unit'] and ' in ' + metric['unit']}: {means}"
+    return f"{results[0].task}: {metric['label']}{' in %' if metric['unit'] == '%' else ''}: {means}"
 
 
 def _spent(run: Run) -> float:

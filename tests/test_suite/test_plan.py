@@ -257,6 +257,8 @@ def test_a_config_with_another_conv_type_is_no_baseline(suite, tmp_path):
     message = r"sets model.backbone.conv_cfg=\{'type': 'drconv_mm.DRConv'\}, so conv 'Conv2d' would not be Conv2d"
     with pytest.raises(SuiteError, match=message):
         make_plan(suite, tmp_path, tmp_path)
+    config.write_text(config.read_text().replace("drconv_mm.DRConv", "Conv2d"))
+    assert parsed(make_plan(suite, tmp_path, tmp_path)[0]).model.backbone.conv_cfg == dict(type="Conv2d")
     (run,) = make_plan(replace(suite, convs={"X": dict(type="DCNv2")}), tmp_path, tmp_path)
     assert parsed(run).model.backbone.conv_cfg == dict(type="DCNv2")
 

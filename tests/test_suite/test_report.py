@@ -357,7 +357,7 @@ def test_where_when_and_how_long(tmp_path):
         ({"cpu": "b"}, "2 runs (cells: Conv2d seed 1, 2)"),
         ({"cpu": "a"}, "1 run (cells: Conv2d seed 0)"),
     ]
-    assert (found.dates, found.time) == ("2000-01-01 to 2000-01-03", "4 h 30 min")
+    assert (found.dates, found.total_time) == ("2000-01-01 to 2000-01-03", "4 h 30 min")
 
 
 def test_region_shares_are_means_by_rank_drawn_the_largest_first(tmp_path):

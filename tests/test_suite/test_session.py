@@ -98,6 +98,17 @@ def test_a_report_can_be_made_while_the_suite_runs(session):
     assert "1 of 2 runs done" in text and "python tools/suite.py tiny_suite.py --gpus 2" in text
 
 
+def test_a_report_is_of_the_work_dirs_own_suite(suite, session):
+    finish(session.runs[0])
+    session.report()  # records that were copied without the suite's file
+    claim(session.work_dir, suite, suite.convs, session.runs)
+    other = Session(replace(suite, name="other"), work_dir=session.work_dir, data_root=session.data_root)
+    before = (session.work_dir / "report/report.md").read_bytes()
+    with pytest.raises(SuiteError, match="holds suite 'tiny_suite', not 'other'"):
+        other.report()
+    assert (session.work_dir / "report/report.md").read_bytes() == before
+
+
 def test_report_is_in_the_suites_order(suite, tmp_path):
     tasks = {name: replace(suite.tasks["shapes"], name=name) for name in ("shapes", "cells")}
     suite = replace(suite, tasks=tasks, convs={"DRConv": suite.convs["DRConv"], "Conv2d": None}, baseline="DRConv")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import study_learning
@@ -81,6 +82,7 @@ def test_a_run_that_fails_stops_no_other(study, tmp_path):
     assert (tmp_path / "runs" / NETWORK / "standard-lr0.05-seed0.json").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc, to find the process")
 def test_a_run_whose_process_is_killed_stops_no_other(study, tmp_path):
     data, arguments, _ = study
     more = ["--iterations", 60, "--jobs", 1, "--results", tmp_path, "--arms", "drconv", "standard"]
@@ -89,11 +91,16 @@ def test_a_run_whose_process_is_killed_stops_no_other(study, tmp_path):
         for line in process.stdout:
             if "drconv at 0.05 seed 0: 15 of 60" in line:
                 break
-        children = subprocess.run(["pgrep", "-f", "-P", str(process.pid), "spawn_main"], stdout=subprocess.PIPE)
-        (child,) = map(int, children.stdout.split())
+        children = [int(pid) for path in Path(f"/proc/{process.pid}/task").glob("*/children")
+                    for pid in path.read_text().split()]  # fmt: skip
+        (child,) = (pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(child, signal.SIGKILL)
         rest = process.stdout.read()
-    assert "drconv 0.05 0 failed: its process was killed" in rest and "[2/2]" in rest and process.returncode == 1
+    assert (
+        "drconv 0.05 0 failed: its process could not start, crashed or was killed" in rest
+        and "[2/2]" in rest
+        and process.returncode == 1
+    )
     assert [path.name for path in (tmp_path / "runs" / NETWORK).iterdir()] == ["standard-lr0.05-seed0.json"]
 
 
@@ -105,9 +112,14 @@ def test_a_results_folder_is_of_one_data_set(study, tmp_path):
     before = (results / "data.json").read_bytes()
     study_learning.check_data(Namespace(data=data, results=results))
     message = (
-        r"are of 4 classes and 40 \+ 20 images, and .* has 4 classes and 39 \+ 20 images, .*give another --results"
+        r"are of 4 classes with 40 \+ 20 images, and .* has 4 classes with 39 \+ 20 images\. Give another --results"
     )
     with pytest.raises(SystemExit, match=message):
+        study_learning.check_data(Namespace(data=tmp_path / "data", results=results))
+    for split in ("train", "val"):
+        min((tmp_path / "data" / split).iterdir()).rename(tmp_path / "data" / split / "zebra")
+    study_learning.load_split.cache_clear()
+    with pytest.raises(SystemExit, match=r"; only one of them has \w+, zebra\. Give another --results"):
         study_learning.check_data(Namespace(data=tmp_path / "data", results=results))
     assert (results / "data.json").read_bytes() == before
 
@@ -214,10 +226,15 @@ def test_the_scatter_of_all_settings_tells_of_all_seeds():
     scatter, freedom = study_learning.common_scatter(shared)
     assert (scatter**2, freedom) == (pytest.approx((4 + 7 + 1 + 3) / 4), 8)
     half = 2.306 * scatter * (6 * (1 / 6) ** 2 + 3 * (2 / 6) ** 2) ** 0.5
-    low, high = (float(end) for end in compared(shared)["standard convolution", "all 2"][5].split(" to "))
+    row = compared(shared)["standard convolution", "all 2"]
+    low, high = (float(end) for end in row[5].split(" to "))
     assert high - low == pytest.approx(2 * half, abs=0.11)
+    # 10, 11, 9 and -10, -11, -12: three pairs, for there are three standard trainings, of six with DRConv.
+    assert row[:2] == ["3", "-0.5"] and row[3] == "6 and 3"
 
     # 5.0, 5.1 and 5.2 are alike by luck, where seeds scatter by 10; 1, 5 and 12 are not.
+    apart = {"a": top1_of("drconv", 60, 61) | {("m1", 0.1): [dict(seed=7, top1=50)]}}
+    assert compared(apart) == {}  # no seed in common
     lucky = {"a": top1_of("drconv", 60, 70, 80) | top1_of("m1", 55.0, 64.9, 74.8)}
     assert compared(lucky)["m = 1", "a"][-1] == "by the pairs alone"
     steady = {"a": top1_of("drconv", 60, 61, 62) | top1_of("m1", 59, 56, 50) | top1_of("m2", 60, 60, 61)}

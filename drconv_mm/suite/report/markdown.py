@@ -78,7 +78,7 @@ def write_markdown(
 
 def _done(content: Content) -> str:
     return (
-        f"{len(content.results)} of {content.planned} runs done, {content.time} of runs, {content.dates}; "
+        f"{len(content.results)} of {content.planned} runs done, {content.total_time} of runs, {content.dates}; "
         f"suite {_text(content.suite)}. [report.html](report.html) says the same as one page."
     )
 

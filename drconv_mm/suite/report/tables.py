@@ -219,7 +219,7 @@ class Content:
     commits: list[str]
 
     @property
-    def time(self) -> str:
+    def total_time(self) -> str:
         """Of all runs together."""
         return duration(sum(result.seconds for result in self.results))
 
