@@ -74,11 +74,12 @@ def test_runs_once_and_reports(study):
 def test_a_run_that_fails_stops_no_other(study, tmp_path):
     data, arguments, _ = study
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/shufflenet_v2-0.5x").write_text("a file where the folder would be")
+    # Which the two ShuffleNetV2 share.
+    (tmp_path / "runs/drconv_shufflenet_v2-0.5x").write_text("a file where the folder would be")
     networks = ["--networks", "shufflenet_v2-0.5x", NETWORK, "--arms", "standard"]
     done = run(TOOL, "run", data, *arguments[:-1], tmp_path, *networks, check=False)
     assert done.returncode == 1 and "error: 1 runs failed, as said above; the others are finished" in done.stderr
-    assert "shufflenet_v2-0.5x standard 0.05 0 failed:" in done.stdout and "FileExistsError" in done.stdout
+    assert "drconv_shufflenet_v2-0.5x standard 0.05 0 failed:" in done.stdout and "FileExistsError" in done.stdout
     assert (tmp_path / "runs" / NETWORK / "standard-lr0.05-seed0.json").exists()
 
 
