@@ -823,10 +823,12 @@ def report(args: argparse.Namespace) -> None:
             runs = [json.loads(path.read_text()) for path in paths]
             for result in sorted(runs, key=lambda result: (result["learning_rate"], result["seed"])):
                 found.setdefault(network, {}).setdefault((arm, result["learning_rate"]), []).append(result)
-    for network, arms in found.items():  # of another's runs, those at rates that it has been trained at
+    for network, arms in list(found.items()):  # of another's runs, those at rates that it has been trained at
         rates = {rate for arm, rate in arms if trained_as(network, arm) == network}
         found[network] = {(arm, rate): runs for (arm, rate), runs in arms.items() if rate in rates}
-    if not any(found.values()):
+        if not found[network]:
+            del found[network]
+    if not found:
         raise SystemExit(
             f"study_learning.py: no runs in {args.results / 'runs'}; make them with: study_learning.py run DATA"
         )

@@ -55,7 +55,7 @@ class RunFailedError(SuiteError):
     """One run failed; the others go on."""
 
 
-STATE_FILE = "state.json"
+_STATE_FILE = "state.json"
 
 
 class State:
@@ -79,6 +79,14 @@ class State:
         begin, before = self._sitting
         self.values.update(changes, seconds=round(before + time.monotonic() - begin, 3))
         write_whole(self.path, json.dumps(self.values) + "\n")
+
+
+def seconds_spent(run: Run) -> float:
+    """Of work on a run that was begun before; 0 of one that was not."""
+    try:
+        return json.loads((run.folder / _STATE_FILE).read_text())["seconds"]
+    except (OSError, ValueError, KeyError):
+        return 0.0
 
 
 def _tell(text: str, seconds_left: float = 0.0) -> None:
@@ -106,7 +114,7 @@ def execute(run: Run, suite_command: str, gpus: int = 0, report: Callable[..., N
         if (run.folder / RESULT_FILE).exists():
             return run.result()
         (run.folder / FAILED_FILE).unlink(missing_ok=True)
-        checkpoint, noted = newest_checkpoint(run), run.folder / STATE_FILE
+        checkpoint, noted = newest_checkpoint(run), run.folder / _STATE_FILE
         if checkpoint is None:
             # Nothing to go on from: what an earlier attempt logged, perhaps with other settings, is not this run's.
             shutil.rmtree(run.folder / "training", ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -33,7 +32,7 @@ from .plan import (
 from .report import write_report
 from .report.numbers import duration, format_number
 from .results import RunResult, read_results
-from .run import STATE_FILE, RunFailedError
+from .run import RunFailedError, seconds_spent
 from .toolbox import tool_path
 
 CONCLUSIONS_FILE = "conclusions.md"
@@ -180,7 +179,9 @@ class Session:
                 progress.end(run, outcome)
                 if isinstance(outcome, RunFailedError):
                     failed.append(str(outcome))
-            self._write_report()
+            finished = read_results(self.work_dir / "runs")
+            if finished:
+                self._write_report(finished, self.command)
         if failed:
             print(f"\n{len(failed)} of {len(left)} runs failed; --resume tries them again:", flush=True)
             for message in failed:
@@ -200,8 +201,7 @@ class Session:
             raise SuiteError(
                 f"{self.work_dir} has no finished runs to report; the command without --report-only trains"
             )
-        self.command = max(results, key=lambda result: result.finished).suite_command
-        self._write_report()
+        self._write_report(results, max(results, key=lambda result: result.finished).suite_command)
 
     def _is_wanted(self, task: str, conv: str, seed: int) -> bool:
         """Whether the suite still has a run that was asked for once, or something is left of it."""
@@ -216,17 +216,14 @@ class Session:
             for tool in ("train.py", "test.py"):
                 tool_path(run.scope, tool)
 
-    def _write_report(self) -> None:
+    def _write_report(self, results: list[RunResult], command: str) -> None:
         """Of everything finished in the work dir, whatever part of the suite was asked for this time."""
-        results = read_results(self.work_dir / "runs")
         tasks, convs = list(self.whole.tasks), list(self.whole.convs)
 
         def place(name: str, names: list[str]) -> tuple[int, str]:
             return (names.index(name) if name in names else len(names), name)
 
         results.sort(key=lambda result: (place(result.task, tasks), place(result.conv, convs), result.seed))
-        if not results:
-            return
         there = {result.conv for result in results}
         conclusions = self.work_dir / CONCLUSIONS_FILE
         # Of earlier calls, too, which may have asked for another part of the suite.
@@ -242,7 +239,7 @@ class Session:
             results,
             self.work_dir / "report",
             title=self.suite.title,
-            command=self.command,
+            command=command,
             conclusions=conclusions.read_text(encoding="utf-8") if conclusions.exists() else None,
             baseline_conv=self.whole.baseline if self.whole.baseline in there else results[0].conv,
             planned=list(dict.fromkeys([*((r.task, r.conv, r.seed) for r in results), *triples])),
@@ -292,7 +289,7 @@ class _Progress:
 
     def step(self, run: Run, text: str, seconds_left: float = 0.0) -> None:
         """While a run goes on; ``seconds_left`` is what its training says itself."""
-        begin = self.begin.setdefault(run.name, time.monotonic() - _spent(run))
+        begin = self.begin.setdefault(run.name, time.monotonic() - seconds_spent(run))
         rest = self.clock.left([other for other in self.left if other is not run])
         own = self.clock.estimate(run)
         if rest is not None and own is not None:
@@ -301,9 +298,10 @@ class _Progress:
         print(f"{self.number[run.name]} {run.name}: {text}", flush=True)
 
     def _rest(self, seconds: float) -> str:
-        about = "about" if self.clock.knows(self.left) else f"{len(self.left)} runs,"
-        how = "" if self.clock.knows(self.left) else ", if other tasks take as long as those before"
-        return f"; suite: {about} {duration(seconds / self.jobs)} left{how}"
+        left = f"{duration(seconds / self.jobs)} left"
+        if self.clock.knows(self.left):
+            return f"; suite: about {left}"
+        return f"; suite: {len(self.left)} runs, {left}, if other tasks take as long as those before"
 
     def end(self, run: Run, outcome: RunResult | RunFailedError) -> None:
         """When it has ended."""
@@ -330,11 +328,3 @@ def _summary(results: list[RunResult]) -> str:
         values.setdefault(result.conv, []).append(result.value)
     means = ", ".join(f"{conv} {format_number(mean(found), metric['unit'])}" for conv, found in values.items())
     return f"{results[0].task}: {metric['label']}{' in %' if metric['unit'] == '%' else ''}: {means}"
-
-
-def _spent(run: Run) -> float:
-    """Seconds of work on a run that was begun before."""
-    try:
-        return json.loads((run.folder / STATE_FILE).read_text())["seconds"]
-    except (OSError, ValueError, KeyError):
-        return 0.0
