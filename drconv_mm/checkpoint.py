@@ -87,14 +87,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "and nothing of it was run; where you trust it, save its state_dict and meta alone"
         )
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not (isinstance(state, dict) and state and all(map(_is_weight, state.items()))):
         raise CheckpointError(
-            f"checkpoint {str(path)!r} has no state_dict of tensors; expected one that train.py or torch.save wrote"
+            f"checkpoint {str(path)!r} has no state_dict of tensors by name; expected one of train.py or torch.save"
         )
     weights = OrderedDict((name.removeprefix("module."), value) for name, value in state.items())
     if hasattr(state, "_metadata"):  # versions of modules, by which old parameter names are brought up to date
         weights._metadata = state._metadata
     return {**(content if state is not content else {}), "state_dict": weights}
+
+
+def _is_weight(entry: tuple[object, object]) -> bool:
+    return isinstance(entry[0], str) and isinstance(entry[1], torch.Tensor)
 
 
 def refuse_nan(checkpoint: dict[str, Any]) -> None:

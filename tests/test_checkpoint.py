@@ -101,6 +101,12 @@ def test_names_of_a_wrapped_model(tmp_path):
     assert list(read_checkpoint(tmp_path / "bare.pth")["state_dict"]) == ["weight"]
 
 
+def test_a_key_that_is_no_name_is_refused(tmp_path):
+    torch.save({"state_dict": {0: torch.ones(2)}}, tmp_path / "indexed.pth")
+    with pytest.raises(CheckpointError, match="has no state_dict of tensors by name"):
+        read_checkpoint(tmp_path / "indexed.pth")
+
+
 def test_diverged_weights_are_refused():
     with pytest.raises(CheckpointError, match="running_var holds NaN"):
         refuse_nan({"state_dict": {"weight": torch.ones(2), "running_var": torch.tensor([1.0, float("nan")])}})

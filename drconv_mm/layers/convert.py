@@ -67,12 +67,14 @@ def convert(
                     f"{'; near misses: ' + ', '.join(near) if near else ''}. "
                     "See dict(model.named_modules()) for the names; '*' stands for any part"
                 )
+    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
     plain: Counter = Counter()
     chosen: dict[str, nn.Conv2d] = {}
     for name, module in convolutions.items():
         named = any(_matches(name, p) for p in include) and not any(_matches(name, p) for p in exclude)
         if named and not isinstance(module, DRConv2d):
-            reason = _why_not(module, rule, num_regions)
+            tied = any(owners[id(p)] > 1 for p in module.parameters(recurse=False))
+            reason = "it shares a parameter with another module" if tied else _why_not(module, rule, num_regions)
             if reason is None:
                 chosen[name] = module
             else:

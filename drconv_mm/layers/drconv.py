@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..ops import region_conv2d
 from ..ops.backends.common import region_map
-from ..ops.geometry import pair, same_padding
-from ..ops.region_conv import guide_candidates
+from ..ops.geometry import Geometry, pair, same_padding
+from ..ops.region_conv import autocasts, check_tensor, guide_candidates
 from .generators import MixtureGenerator, build_generator, outputs_side_by_side
 from .guide import compute_guide, reset_guide_, resize_guide
 from .mix_outputs import mix_outputs, mixing_outputs_pays
@@ -134,8 +134,9 @@ class DRConv2d(nn.Module):
         self.generator_type = config.get("type", "mixture")
         self.static_weight = nn.Parameter(outputs_side_by_side(*filter_shape)) if static else None
         self.guide_weight = nn.Parameter(torch.empty(num_regions, in_channels, *guide_kernel)) if own_guide else None
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        self._observer: Callable[[Tensor], Tensor | None] | None = None
+        # Not by `init_weights`: a parent's init_cfg sets the bias before it calls that.
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self._observers: list[Callable[[Tensor], Tensor | None]] = []
         self.init_weights()
         self.to(device=device, dtype=dtype)
 
@@ -155,6 +156,7 @@ class DRConv2d(nn.Module):
     def init_weights(self) -> None:
         """Initialises in place: outputs with the variance of ``kaiming_init`` (fan_out, relu), regions that differ.
 
+        The bias stays: it starts at zero, or as a parent's ``init_cfg`` has set it (a detector's prior probability).
         Named so that mmcv's ConvModule and mmengine's BaseModule leave the layer to itself.
         """
         std = (2 / (self.out_channels * self.kernel_size[0] * self.kernel_size[1])) ** 0.5
@@ -165,8 +167,6 @@ class DRConv2d(nn.Module):
             self.generator.reset_parameters(std * _INITIAL_SHARE**0.5 / self.generator.gain)
         if self.guide_weight is not None:
             reset_guide_(self.guide_weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
     def generate_filters(self, input: Tensor) -> Tensor:
         """The filter banks ``[N, m, O, C/groups, kh, kw]`` for an input ``[N, C, H, W]``."""
@@ -186,7 +186,7 @@ class DRConv2d(nn.Module):
         Raises:
             TypeError: ``input`` or ``guide`` is of another dtype.
             ValueError: ``input`` is not 4-D or has another number of channels; there is no guide, or one of another
-                batch or number of regions.
+                batch or number of regions, or on another device.
         """
         if input.dim() != 4 or input.shape[1] != self.in_channels:
             raise ValueError(
@@ -194,7 +194,7 @@ class DRConv2d(nn.Module):
                 + ("; add the batch dimension with unsqueeze(0)" if input.dim() == 3 else "")
             )
         dtype = getattr(self.generator, self.generator.linear_in).dtype
-        if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+        if input.dtype != dtype and not autocasts(input):
             raise TypeError(
                 f"input is {input.dtype} and the layer's parameters are {dtype}; convert one with .to(), or autocast"
             )
@@ -202,17 +202,18 @@ class DRConv2d(nn.Module):
         features, pads = input, self._explicit_pads()
         if self._pad_mode != "constant" or pads[0] != pads[1] or pads[2] != pads[3]:
             input, pads = F.pad(input, pads, self._pad_mode), (0, 0, 0, 0)
+        padding = (pads[2], pads[0])
         if guide is not None:
-            guide = resize_guide(guide, self._output_size(input, pads))
+            guide = guide.float() if autocasts(input) else guide  # as the operator
+            check_tensor("guide", guide, input)
+            geometry = Geometry(self.stride, padding, self.dilation, self.groups)
+            guide = resize_guide(guide, geometry.output_size(input.shape[2:], self.kernel_size))
         elif self.guide_weight is not None:
             guide = compute_guide(input, self.guide_weight, self.kernel_size, self.stride, pads, self.dilation)
         else:
             raise ValueError("guide must be given to a layer built with own_guide=False, got None")
-        if self._observer is not None:
-            replacement = self._observer(region_map(guide.detach()))
-            if replacement is not None:
-                guide = F.one_hot(replacement, self.num_regions).permute(0, 3, 1, 2).to(guide.dtype)
-        padding = (pads[2], pads[0])
+        if self._observers:
+            guide = self._observed(guide)
         if self._mixes_outputs(input, guide):
             mixing = self.generator.mixing(features, self.static_weight)
             return mix_outputs(
@@ -223,6 +224,16 @@ class DRConv2d(nn.Module):
             input, self.generate_filters(features), guide, self.bias, self.stride, padding, self.dilation, self.groups,
             guide_grad=self.guide_grad, guide_topk=self.guide_topk, guide_grad_scale=self.guide_grad_scale,
         )  # fmt: skip
+
+    def _observed(self, guide: Tensor) -> Tensor:
+        """The guide of the map that observers put in the place of this one's; this one where they leave it."""
+        own, replacement = region_map(guide.detach()), None
+        for observer in self._observers:
+            found = observer(own if replacement is None else replacement)
+            replacement = replacement if found is None else found
+        if replacement is None:
+            return guide
+        return F.one_hot(replacement, self.num_regions).permute(0, 3, 1, 2).to(guide.dtype)
 
     def _mixes_outputs(self, input: Tensor, guide: Tensor) -> bool:
         """Whether this call takes the order of `mix_outputs`: in training, on a small map."""
@@ -235,19 +246,9 @@ class DRConv2d(nn.Module):
             # A subclass may have filters that are no mixture.
             and type(self.generator) is MixtureGenerator
             # What does not fit is the operator's to refuse.
-            and guide.shape[:2] == (len(input), self.num_regions)
+            and guide.shape[:2] == (input.shape[0], self.num_regions)
             and mixing_outputs_pays(self.num_regions, self.generator.num_kernels, guide.shape[2] * guide.shape[3])
         )
-
-    def _output_size(self, input: Tensor, pads: tuple[int, int, int, int]) -> tuple[int, int]:
-        height, width = (
-            (size + pad - d * (k - 1) - 1) // s + 1
-            for size, pad, d, k, s in zip(
-                input.shape[2:], (pads[2] + pads[3], pads[0] + pads[1]), self.dilation, self.kernel_size, self.stride,
-                strict=True,
-            )
-        )  # fmt: skip
-        return height, width
 
     @property
     def filter_numel(self) -> int:
@@ -260,6 +261,14 @@ class DRConv2d(nn.Module):
             * self.kernel_size[0]
             * self.kernel_size[1]
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DRConv2d:
+        # `Module.to` gives 4-D and 5-D tensors its memory format; with two more dimensions filters keep their own.
+        def apply(tensor: Tensor) -> Tensor:
+            hidden = tensor.dim() > 4 or tensor.shape == self.generator.filter_shape
+            return fn(tensor[None, None])[0, 0] if hidden else fn(tensor)
+
+        return super()._apply(apply, recurse)
 
     def __getattr__(self, name: str):
         if name == "weight":
@@ -315,6 +324,7 @@ class DRConv2d(nn.Module):
             "guide_grad_scale": 1.0,
         }
         parts += [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
+        parts += [f"guide_topk={self.guide_topk}"] * (self.guide_grad == "topk")
         parts += ["bias=False"] * (self.bias is None) + ["static=False"] * (self.static_weight is None)
         return ", ".join([*parts, f"num_regions={self.num_regions}"])
 
@@ -329,21 +339,16 @@ def observe_regions(model: nn.Module, callback: Callable[[str, Tensor, int], Ten
             is the map that the layer uses, and its guide gets no gradient; None leaves the layer's own. Where several
             observe, a later one receives what an earlier one put in the map's place.
     """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, DRConv2d)]
-    earlier = [layer._observer for _, layer in layers]
 
-    def observer(name: str, layer: DRConv2d, before: Callable[[Tensor], Tensor | None] | None) -> Callable:
-        def observe(regions: Tensor) -> Tensor | None:
-            replaced = None if before is None else before(regions)
-            found = callback(name, regions if replaced is None else replaced, layer.num_regions)
-            return replaced if found is None else found
+    def observer(name: str, layer: DRConv2d) -> Callable[[Tensor], Tensor | None]:
+        return lambda regions: callback(name, regions, layer.num_regions)
 
-        return observe
-
-    for (name, layer), before in zip(layers, earlier, strict=True):
-        layer._observer = observer(name, layer, before)
+    layers = [(module, name) for name, module in model.named_modules() if isinstance(module, DRConv2d)]
+    observers = [(layer, observer(name, layer)) for layer, name in layers]
+    for layer, observe in observers:
+        layer._observers.append(observe)
     try:
         yield
-    finally:
-        for (_, layer), before in zip(layers, earlier, strict=True):
-            layer._observer = before
+    finally:  # others may have begun or ended meanwhile, in any order
+        for layer, observe in observers:
+            layer._observers.remove(observe)

@@ -184,6 +184,7 @@ class PooledGenerator(FilterGenerator):
     def forward(self, input: Tensor, static: Tensor | None) -> Tensor:
         """See the base class."""
         regions, (out_channels, group_channels, *kernel_size) = self.num_regions, self.filter_shape
+        batch = input.shape[0]  # not `len`, which an export would make a constant
         pooled = F.adaptive_avg_pool2d(input, kernel_size)
         hidden = F.conv2d(pooled, self.squeeze_weight, self.squeeze_bias).sigmoid()
         # A product for each region: [N kh kw, m] by [m, C/groups O].
@@ -193,9 +194,9 @@ class PooledGenerator(FilterGenerator):
         if static is None:
             filters = torch.bmm(hidden, expand)
         else:
-            static = static.permute(2, 3, 1, 0).flatten(2).expand(len(input), -1, -1, -1).flatten(0, 2)
+            static = static.permute(2, 3, 1, 0).flatten(2).expand(batch, -1, -1, -1).flatten(0, 2)
             filters = torch.baddbmm(static, hidden, expand, alpha=self.gain)
-        filters = filters.view(regions, len(input), *kernel_size, group_channels, out_channels)
+        filters = filters.view(regions, batch, *kernel_size, group_channels, out_channels)
         return filters.permute(1, 0, 5, 4, 2, 3)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -36,25 +37,39 @@ class BuildError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``DRCONV_MM_CACHE``, else ``~/.cache/drconv_mm``."""
-    base = os.environ.get("DRCONV_MM_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "drconv_mm"
-
-
-def compiler() -> tuple[str, str]:
-    """The C++ compiler (``CXX``, else g++, c++ or clang++) and the first line of its version.
+    """Where compiled kernels are kept: ``DRCONV_MM_CACHE``, else ``~/.cache/drconv_mm``.
 
     Raises:
-        BuildError: There is none.
+        BuildError: There is no home folder either.
     """
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    if os.environ.get("DRCONV_MM_CACHE"):
+        return Path(os.environ["DRCONV_MM_CACHE"])
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drconv_mm"
+    except RuntimeError as error:
+        raise BuildError(f"no folder to keep the kernels in ({error}): set DRCONV_MM_CACHE") from error
+
+
+def compiler() -> tuple[list[str], str]:
+    """The C++ compiler's command (``CXX``, else g++, c++ or clang++) and the first line of its version.
+
+    Raises:
+        BuildError: There is none, or it can't be run.
+    """
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BuildError(f"CXX={os.environ['CXX']!r} is no command ({error}): set CXX to a C++ compiler") from error
+    names = asked[:1] or ["g++", "c++", "clang++"]
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         raise BuildError(f"no C++ compiler ({', '.join(names)}): install one (apt-get install g++), or set CXX")
-    done = subprocess.run([path, "--version"], capture_output=True, text=True)
-    if done.returncode:
-        raise BuildError(f"{path} --version failed ({done.stderr.strip()}): set CXX to a C++ compiler that works")
-    return path, done.stdout.splitlines()[0]
+    command = [path, *asked[1:]]  # `ccache g++`, or options
+    done = _call([*command, "--version"])
+    if done.returncode or not done.stdout:
+        line = shlex.join(command)
+        raise BuildError(f"{line} --version failed ({done.stderr.strip()}): set CXX to a C++ compiler that works")
+    return command, done.stdout.splitlines()[0]
 
 
 def extra_flags() -> list[str]:
@@ -66,15 +81,16 @@ def library_path() -> Path:
     """Where the kernels for this torch, this compiler, these flags and these sources lie, or would.
 
     Raises:
-        BuildError: There is no compiler.
+        BuildError: There is no compiler, or no folder for them.
     """
     digest = hashlib.sha256()
-    for part in (torch.__version__, compiler()[1], platform.machine(), *extra_flags()):
+    command, version = compiler()
+    for part in (torch.__version__, version, *command[1:], platform.machine(), *extra_flags()):
         digest.update(part.encode() + b"\0")
     for source in (*sorted(SOURCES.iterdir()), Path(__file__)):
         digest.update(source.read_bytes())
-    version = torch.__version__.replace("+", "-")
-    return cache_folder() / "kernels" / f"torch{version}-{digest.hexdigest()[:16]}" / LIBRARY
+    release = torch.__version__.replace("+", "-")
+    return cache_folder() / "kernels" / f"torch{release}-{digest.hexdigest()[:16]}" / LIBRARY
 
 
 def build() -> Path:
@@ -123,7 +139,7 @@ def _compile(folder: Path) -> None:
     )
     root = Path(torch.__file__).parent
     standard = "-std=c++20" if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14) else "-std=c++17"
-    common = [cxx, standard, *_COMMON, *extra_flags()]
+    common = [*cxx, standard, *_COMMON, *extra_flags()]
     objects, commands = [], []
     capabilities = {**(_X86 if platform.machine() in ("x86_64", "AMD64") else {}), **_PORTABLE}
     for name, (width, vectors, flags) in capabilities.items():
@@ -141,8 +157,15 @@ def _compile(folder: Path) -> None:
     _run([*common, *objects, *link, "-o", folder / LIBRARY])
 
 
+def _call(command: list[str | Path]) -> subprocess.CompletedProcess:
+    try:
+        return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(f"{command[0]} can't be run ({error}): set CXX to a C++ compiler that works") from error
+
+
 def _run(command: list[str | Path]) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    done = _call(command)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
         line = " ".join(map(str, command))

@@ -65,7 +65,7 @@ def region_conv2d(
         ValueError: Shapes, devices, geometry or a backend's name that don't fit; the message says what would.
         RuntimeError: A backend asked for by name that can't run; a second derivative.
     """
-    if torch.is_autocast_enabled(input.device.type) and input.dtype is not torch.float64:
+    if autocasts(input):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, filters, guide = input.to(dtype), filters.to(dtype), guide.float()
         bias = None if bias is None else bias.to(dtype)
@@ -80,6 +80,40 @@ def region_conv2d(
         input, filters, guide, *geometry, candidates, float(guide_grad_scale), backend or ""
     )
     return output if bias is None else output + bias.view(1, -1, 1, 1)
+
+
+def autocasts(input: Tensor) -> bool:
+    """Whether autocast would cast ``input``."""
+    device = input.device.type  # `meta` and others have no autocast to ask
+    enabled = torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return enabled and input.dtype is not torch.float64
+
+
+_DIMS = {
+    "input": "4-D [N, C, H, W]",
+    "filters": "6-D [N or 1, m, O, C/groups, kh, kw]",
+    "guide": "4-D [N, m, Ho, Wo]",
+    "bias": "1-D [O]",
+}
+
+
+def check_tensor(name: str, tensor: Tensor, input: Tensor) -> None:
+    """Of one argument of `region_conv2d`, that it has the dimensions of its name and goes with the input.
+
+    Raises:
+        TypeError: It is not floating point, or not of input's dtype (a guide may be float32 as well).
+        ValueError: It has another number of dimensions, or is on another device.
+    """
+    expected, dim = _DIMS[name], int(_DIMS[name][0])
+    if tensor.dim() != dim:
+        hint = "; add the batch dimension with unsqueeze(0)" if tensor.dim() == dim - 1 > 0 else ""
+        raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}{hint}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+    if tensor.dtype != input.dtype and not (name == "guide" and tensor.dtype is torch.float32):
+        raise TypeError(f"{name} is {tensor.dtype} and input is {input.dtype}; convert one with .to(), or use autocast")
+    if tensor.device != input.device:
+        raise ValueError(f"{name} is on {tensor.device} and input is on {input.device}; move one with .to()")
 
 
 def guide_candidates(guide_grad: str, guide_topk: int, guide_grad_scale: float, num_regions: int) -> int:
@@ -100,27 +134,9 @@ def guide_candidates(guide_grad: str, guide_topk: int, guide_grad_scale: float, 
 
 
 def _check_tensors(input: Tensor, filters: Tensor, guide: Tensor, bias: Tensor | None, groups: int) -> None:
-    tensors = {"input": input, "filters": filters, "guide": guide, "bias": bias}
-    dims = {
-        "input": "4-D [N, C, H, W]",
-        "filters": "6-D [N or 1, m, O, C/groups, kh, kw]",
-        "guide": "4-D [N, m, Ho, Wo]",
-    }
-    for name, expected in dims.items():
-        if tensors[name].dim() != int(expected[0]):
-            hint = "; add the batch dimension with unsqueeze(0)" if tensors[name].dim() == int(expected[0]) - 1 else ""
-            raise ValueError(f"{name} must be {expected}, got shape {tuple(tensors[name].shape)}{hint}")
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
-        if tensor.dtype != input.dtype and not (name == "guide" and tensor.dtype is torch.float32):
-            raise TypeError(
-                f"{name} is {tensor.dtype} and input is {input.dtype}; convert one with .to(), or use autocast"
-            )
-        if tensor.device != input.device:
-            raise ValueError(f"{name} is on {tensor.device} and input is on {input.device}; move one with .to()")
+    for name, tensor in (("input", input), ("filters", filters), ("guide", guide), ("bias", bias)):
+        if tensor is not None:
+            check_tensor(name, tensor, input)
     batch, channels = input.shape[:2]
     own, num_regions, out_channels, group_channels, height, width = filters.shape
     if num_regions < 1:

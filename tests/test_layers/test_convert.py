@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from mmcv.cnn.bricks import wrappers
@@ -83,6 +85,15 @@ def test_convolutions_that_compute_something_else_are_left_alone():
     hooked.register_forward_hook(lambda module, args, output: output * 2)
     model = nn.Sequential(Standardised(8, 8, 3), normed, nn.Conv2d(8, 8, 3), hooked, wrappers.Conv2d(8, 8, 3))
     assert list(convert(model)) == ["2", "4"]
+
+
+def test_convolutions_that_share_a_parameter_are_left_alone():
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(4)), nn.Linear(8, 8))
+    model[1].weight, model[3].bias = model[0].weight, model[4].bias
+    with pytest.raises(ValueError, match=r"3: it shares a parameter with another module"):
+        convert(copy.deepcopy(model), exclude="2")
+    assert list(convert(model)) == ["2"]
+    assert model[1].weight is model[0].weight and model[3].bias is model[4].bias
 
 
 def test_layers_that_the_conv_type_left_plain():

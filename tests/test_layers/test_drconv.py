@@ -123,7 +123,7 @@ def test_a_guide_beside_a_plain_weight_is_taken():
 def test_repr_says_what_differs_from_the_defaults():
     assert repr(DRConv2d(6, 8, 3)).startswith("DRConv2d(\n  6, 8, kernel_size=(3, 3), stride=(1, 1), num_regions=8\n")
     text = repr(DRConv2d(6, 8, 3, padding=1, groups=2, bias=False, generator=dict(static=False), guide_grad="topk"))
-    assert "stride=(1, 1), padding=(1, 1), groups=2, guide_grad='topk', bias=False, static=False, num_regions=8" in text
+    assert "stride=(1, 1), padding=(1, 1), groups=2, guide_grad='topk', guide_topk=2, bias=False, static=False" in text
 
 
 class TestErrorsOfLoading:
@@ -291,6 +291,21 @@ def test_observers_within_observers():
     torch.testing.assert_close(layer(input), own)
 
 
+def test_observers_end_in_any_order():
+    layer, input, seen = DRConv2d(6, 4, 1), images(), []
+    own = layer(input)
+    first = observe_regions(layer, lambda name, regions, m: torch.full_like(regions, 3))
+    second = observe_regions(layer, lambda name, regions, m: seen.append(regions))
+    first.__enter__(), second.__enter__()
+    layer(input)
+    first.__exit__(None, None, None)  # hooks end in the order in which they began
+    torch.testing.assert_close(layer(input), own)
+    assert (seen[0] == 3).all() and not (seen[1] == 3).all()
+    second.__exit__(None, None, None)
+    layer(input)
+    assert len(seen) == 2 and not layer._observers
+
+
 def test_the_guide_learns_nothing_from_a_map_put_in_its_place():
     layer = DRConv2d(6, 4, 1)
     with observe_regions(layer, lambda name, regions, m: regions.flip(-1)):
@@ -319,6 +334,23 @@ def test_a_shared_guide_is_resized_by_nearest():
         layer(input)
     with pytest.raises(ValueError, match="guide must have one channel a region, m=8"):
         layer(input, guide[:, :5])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (17, 14)])  # in training a small map takes another way
+@pytest.mark.parametrize("training", [True, False])
+def test_a_given_guide_is_checked(size, training):
+    layer, input = DRConv2d(6, 4, 1, own_guide=False), images(size=size)
+    guide = torch.randn(2, 8, *size)
+    with torch.set_grad_enabled(training):
+        for wrong in (guide.double(), guide.half()):
+            with pytest.raises(TypeError, match=f"guide is {wrong.dtype} and input is torch.float32"):
+                layer(input, wrong)
+        with pytest.raises(TypeError, match="guide must be floating point, got torch.int64"):
+            layer(input, guide.long())
+        with pytest.raises(ValueError, match="guide is on meta"):
+            layer(input, guide.to("meta"))
+        with torch.autocast(input.device.type, torch.bfloat16):
+            assert layer(input, guide.double()).dtype is torch.bfloat16  # as the operator casts it
 
 
 class TestLife:
@@ -421,6 +453,54 @@ class TestLife:
         parent.init_weights()
         assert (parent.plain.weight == 7).all()
         assert not any((p == 7).any() for p in parent.dynamic.parameters())
+
+    def test_init_cfg_of_a_prediction_layer_keeps_its_bias(self):
+        from mmengine.model import BaseModule
+
+        class Head(BaseModule):
+            def __init__(self):
+                prior = dict(type="Normal", name="conv", std=0.01, bias_prob=0.01)
+                super().__init__(init_cfg=dict(type="Normal", layer="Conv2d", std=0.01, override=prior))
+                self.conv = DRConv2d(6, 8, 3)
+
+        head = Head()
+        assert not head.conv.bias.any()
+        head.init_weights()
+        torch.testing.assert_close(head.conv.bias.sigmoid(), torch.full((8,), 0.01))
+
+    @pytest.mark.parametrize("generator", KINDS)
+    def test_channels_last(self, generator):
+        layer, input = DRConv2d(6, 8, 3, generator=generator), images().contiguous(memory_format=torch.channels_last)
+        expected, parameters = layer(input), list(layer.parameters())
+
+        def filters():  # of a 1x1 kernel the strides say nothing
+            found = (p for name, p in layer.named_parameters() if name != "guide_weight")
+            return [p.stride() for p in found if p.dim() > 3 and p.shape[-1] > 1]
+
+        strides = filters()
+        expected.sum().backward()  # gradients are converted as well
+        assert layer.to(memory_format=torch.channels_last) is layer
+        assert filters() == strides
+        assert all(p is q for p, q in zip(layer.parameters(), parameters, strict=True)), "an optimizer's"
+        torch.testing.assert_close(layer(input), expected)
+        train(layer, 1, input)
+        fresh = DRConv2d(6, 8, 3, generator=generator)
+        fresh.load_state_dict(layer.state_dict())
+        torch.testing.assert_close(fresh(input), layer(input))
+        assert layer.double().to(memory_format=torch.channels_last)(input.double()).dtype is torch.float64
+
+    def test_meta_device(self):
+        layer, input = DRConv2d(6, 8, 3, device="meta"), torch.empty(1, 6, 19, 19, device="meta")
+        assert layer(input).shape == (1, 8, 17, 17)
+        assert layer(input[..., :9, :9]).shape == (1, 8, 7, 7)
+
+    @pytest.mark.parametrize("generator", KINDS)
+    def test_an_export_takes_any_batch(self, generator):
+        layer = DRConv2d(6, 8, 3, generator=generator).eval()
+        batch = torch.export.Dim("batch", max=64)
+        program = torch.export.export(layer, (images(),), dynamic_shapes=({0: batch},))
+        input = images(5)
+        torch.testing.assert_close(program.module()(input), layer(input))
 
     def test_bfloat16_autocast_trains(self):
         layer = DRConv2d(6, 8, 3)

@@ -135,6 +135,19 @@ def test_observed_regions_are_used(taken):
             torch.testing.assert_close(model(input), mixed)
 
 
+def test_compiles_as_one_graph(taken):
+    layer, input = DRConv2d(5, 6, 3, padding=1), torch.randn(2, 5, 4, 4)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    results = []
+    for run in (layer, compiled):
+        layer.zero_grad()
+        output = run(input)
+        output.square().sum().backward()
+        results.append((output.detach(), *(p.grad for p in layer.parameters())))
+    assert len(taken) > 0
+    assert_same(results)
+
+
 def test_no_second_derivative():
     layer, input = DRConv2d(5, 6, 1), torch.randn(2, 5, 4, 4, requires_grad=True)
     (grad,) = torch.autograd.grad(layer(input).square().sum(), input, create_graph=True)

@@ -126,6 +126,34 @@ def test_without_a_compiler_everything_works_and_one_message_says_why(tmp_path):
     assert done.returncode == 1 and "apt-get install g++" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_cache_folder_needs_a_home_only_where_none_is_named(monkeypatch, tmp_path):
+    def no_home(cls):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(extension.Path, "home", classmethod(no_home))
+    monkeypatch.delenv("DRCONV_MM_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert extension.cache_folder() == tmp_path / "drconv_mm"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    with pytest.raises(extension.BuildError, match=r"no folder to keep the kernels in .*home.*set DRCONV_MM_CACHE"):
+        extension.build()
+
+
+def test_cxx_is_a_command_with_arguments(monkeypatch, tmp_path):
+    path, version = extension.compiler()
+    monkeypatch.setenv("CXX", f"/usr/bin/env '{path[0]}'")
+    assert extension.compiler() == (["/usr/bin/env", path[0]], version)
+    monkeypatch.setenv("CXX", "g++ '")
+    with pytest.raises(extension.BuildError, match="CXX=.* is no command"):
+        extension.compiler()
+    broken = tmp_path / "cxx"
+    broken.write_text("neither a script nor a program")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(extension.BuildError, match="cxx can't be run .*set CXX to a C[+][+] compiler that works"):
+        extension.build()
+
+
 def test_a_compiler_that_fails_and_a_cache_that_cannot_be_written(tmp_path):
     compiler = tmp_path / "cxx"
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && echo old 1.0 && exit\necho "error: no C++17" >&2; exit 1\n')

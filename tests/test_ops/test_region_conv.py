@@ -50,7 +50,9 @@ def assert_like_reference(backend, tensors, arguments, rtol=1e-10, atol=1e-10):
     # Its loops over pixels are slow to start on a GPU.
     expected = [t.to(tensors[0].device) for t in forward_backward([t.cpu() for t in tensors], "reference", arguments)]
     for name, got, want in zip(names, forward_backward(tensors, backend, arguments), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            got, want, rtol=rtol, atol=atol, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @st.composite
@@ -71,11 +73,14 @@ def problems(draw):
         n=n, c=c, o=o, m=m, kernel=kernel, size=size, own=draw(st.booleans()), groups=groups,
         seed=draw(st.integers(0, 2**16)), stride=stride, padding=padding, dilation=dilation,
     )  # fmt: skip
-    kind = draw(st.sampled_from(["free", "ties", "unused"]))
+    kind = draw(st.sampled_from(["free", "ties", "unused", "nan"]))
     if kind == "ties":
         guide = guide.round()
     elif kind == "unused":
         guide[:, 0] -= 100
+    elif kind == "nan":  # here and there, and in all regions of the last column
+        guide[guide > 1] = float("nan")
+        guide[..., -1] = float("nan")
     layout = draw(st.sampled_from(["contiguous", "channels_last", "strided"]))
     if layout == "channels_last":
         input = input.contiguous(memory_format=torch.channels_last)

@@ -5,12 +5,17 @@
 #include <cstring>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #if VECTOR_BYTES > 16
 #include <immintrin.h>
 #endif
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define INLINE inline __attribute__((always_inline))
 
 namespace drconv {
@@ -222,25 +227,35 @@ const T* bank_of(const Problem& p, const T* filters, int64_t bank) {
                     : filters + bank / p.regions * p.filter_stride[0] + bank % p.regions * p.filter_stride[1];
 }
 
+// The lanes of two vectors that Index names, the second's after the first's.
+template <typename T, int... Index>
+INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Index...);
+#else  // its older releases have no __builtin_shufflevector
+  typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Lane;
+  typedef Lane Lanes __attribute__((vector_size(VECTOR_BYTES)));
+  return __builtin_shuffle(a, b, Lanes{Index...});
+#endif
+}
+
+// Exchanges the off-diagonal halves of each block of 2 step x 2 step numbers, and goes on inside the halves.
+template <typename T, int step, int... Lane>
+INLINE void transpose_blocks(Vec<T> (&rows)[sizeof...(Lane)], std::integer_sequence<int, Lane...> lanes) {
+  constexpr int count = sizeof...(Lane);
+  UNROLL for (int i = 0; i < count; ++i) {
+    if (i & step) continue;
+    const Vec<T> a = rows[i], b = rows[i + step];
+    rows[i] = shuffle<T, (Lane & step ? count + Lane - step : Lane)...>(a, b);
+    rows[i + step] = shuffle<T, (Lane & step ? count + Lane : Lane + step)...>(a, b);
+  }
+  if constexpr (step > 1) transpose_blocks<T, step / 2>(rows, lanes);
+}
+
 // Transposes a block of lanes x lanes numbers in registers.
 template <typename T>
 INLINE void transpose(Vec<T> (&rows)[Vector<T>::lanes]) {
-  constexpr int lanes = Vector<T>::lanes;
-  typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index;
-  typedef Index Indices __attribute__((vector_size(VECTOR_BYTES)));
-  UNROLL for (int step = lanes / 2; step; step /= 2) {
-    Indices low, high;
-    UNROLL for (int lane = 0; lane < lanes; ++lane) {
-      low[lane] = lane & step ? lanes + lane - step : lane;
-      high[lane] = lane & step ? lanes + lane : lane + step;
-    }
-    UNROLL for (int i = 0; i < lanes; ++i) {
-      if (i & step) continue;
-      const Vec<T> a = rows[i], b = rows[i + step];
-      rows[i] = __builtin_shuffle(a, b, low);
-      rows[i + step] = __builtin_shuffle(a, b, high);
-    }
-  }
+  transpose_blocks<T, Vector<T>::lanes / 2>(rows, std::make_integer_sequence<int, Vector<T>::lanes>());
 }
 
 // to[k * to_row + j] = from[j * row_stride + k * column_stride] for j < columns, and 0 for j up to `padded`; k < depth.
@@ -1037,7 +1052,7 @@ void region_map(const T* guide, int64_t region_stride, int64_t position_stride, 
         scores = beside;
       }
       for (int64_t i = 0; i < here; ++i) {
-        const bool more = scores[i] > best[i];
+        const bool more = !(scores[i] <= best[i]) & (best[i] == best[i]);  // the first NaN wins, as in torch.max
         best[i] = more ? scores[i] : best[i];
         to[i] = more ? int32_t(j) : to[i];
       }

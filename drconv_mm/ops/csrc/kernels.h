@@ -83,7 +83,7 @@ struct Kernels {
                          const T* input, const T* filters, const T* grad_output, T* grad_filters,
                          const Response<T>* response, int64_t image, int64_t first_row, int64_t last_row);
 
-  // The lowest region with the highest score, of `count` positions.
+  // The lowest region with the highest score, of `count` positions; NaN is above all numbers.
   void (*region_map)(const T* guide, int64_t region_stride, int64_t position_stride, int64_t num_regions,
                      int64_t count, int32_t* regions);
 

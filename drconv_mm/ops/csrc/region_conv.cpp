@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -28,46 +29,32 @@ bool has(const std::string& capability) {
   return capability == "portable";
 }
 
-std::string capability() {
-  if (const char* asked = std::getenv(kVariable); asked && *asked) {
-    TORCH_CHECK_VALUE(std::string(asked) == "avx512" || std::string(asked) == "avx2" ||
-                          std::string(asked) == "portable",
-                      kVariable, "='", asked, "' is not known; choose one of avx512, avx2, portable");
-    TORCH_CHECK(has(asked), kVariable, "=", asked, ": this processor does not have it; leave it out");
-    return asked;
-  }
-  return has("avx512") ? "avx512" : has("avx2") ? "avx2" : "portable";
-}
+// The kernels of one capability.
+struct Capability {
+  const char* name;
+  const Kernels<float>& of_float;
+  const Kernels<double>& of_double;
+};
 
-template <typename T>
-const Kernels<T>& kernels_of(const Kernels<T>& avx512_kernels, const Kernels<T>& avx2_kernels,
-                             const Kernels<T>& portable_kernels) {
-  const std::string name = capability();
-  return name == "avx512" ? avx512_kernels : name == "avx2" ? avx2_kernels : portable_kernels;
-}
-
-template <typename T>
-const Kernels<T>& kernels();
-
+const Capability kCapabilities[] = {  // the best first
 #if defined(__x86_64__)
-template <>
-const Kernels<float>& kernels() {
-  return kernels_of(avx512::float_kernels, avx2::float_kernels, portable::float_kernels);
-}
-template <>
-const Kernels<double>& kernels() {
-  return kernels_of(avx512::double_kernels, avx2::double_kernels, portable::double_kernels);
-}
-#else
-template <>
-const Kernels<float>& kernels() {
-  return kernels_of(portable::float_kernels, portable::float_kernels, portable::float_kernels);
-}
-template <>
-const Kernels<double>& kernels() {
-  return kernels_of(portable::double_kernels, portable::double_kernels, portable::double_kernels);
-}
+    {"avx512", avx512::float_kernels, avx512::double_kernels},
+    {"avx2", avx2::float_kernels, avx2::double_kernels},
 #endif
+    {"portable", portable::float_kernels, portable::double_kernels},
+};
+
+// Reads the environment: once for each call of the operator, and not while threads work.
+const Capability& capability() {
+  const char* asked = std::getenv(kVariable);
+  const std::string name = asked ? asked : "";
+  TORCH_CHECK_VALUE(name.empty() || name == "avx512" || name == "avx2" || name == "portable", kVariable, "='", name,
+                    "' is not known; choose one of avx512, avx2, portable");
+  TORCH_CHECK(name.empty() || has(name), kVariable, "=", name, ": this processor does not have it; leave it out");
+  return *std::find_if(std::begin(kCapabilities), std::end(kCapabilities), [&](const Capability& one) {
+    return name.empty() ? has(one.name) : name == one.name;
+  });
+}
 
 void set_filter_strides(Problem& p, const at::Tensor& filters) {
   for (int i = 0; i < 6; ++i) p.filter_stride[i] = filters.stride(i);
@@ -125,7 +112,7 @@ constexpr int64_t kPiece = 512;
 
 // [images][rows][columns] to [images][columns][rows].
 template <typename T>
-void transpose_images(const T* from, int64_t images, int64_t rows, int64_t columns, T* to) {
+void transpose_images(const Kernels<T>& k, const T* from, int64_t images, int64_t rows, int64_t columns, T* to) {
   const int64_t pieces = (std::max(rows, columns) + kPiece - 1) / kPiece;
   const bool along = columns >= rows;
   const auto piece = [&](int64_t i) {
@@ -133,8 +120,8 @@ void transpose_images(const T* from, int64_t images, int64_t rows, int64_t colum
     const int64_t begin = longest * part / pieces, count = longest * (part + 1) / pieces - begin;
     const T* at = from + image * rows * columns;
     T* there = to + image * rows * columns;
-    if (along) kernels<T>().transpose_rows(at + begin, columns, rows, count, there + begin * rows, rows);
-    else kernels<T>().transpose_rows(at + begin * columns, columns, count, columns, there + begin, rows);
+    if (along) k.transpose_rows(at + begin, columns, rows, count, there + begin * rows, rows);
+    else k.transpose_rows(at + begin * columns, columns, count, columns, there + begin, rows);
   };
   const int64_t grain = std::max<int64_t>(1, 32768 * pieces / std::max<int64_t>(1, rows * columns));
   at::parallel_for(0, images * pieces, grain, [&](int64_t begin, int64_t end) {
@@ -143,38 +130,38 @@ void transpose_images(const T* from, int64_t images, int64_t rows, int64_t colum
 }
 
 template <typename T>
-void transpose_into(const at::Tensor& from, int64_t rows, int64_t columns, at::Tensor& to) {
-  transpose_images(from.data_ptr<T>(), from.size(0), rows, columns, to.data_ptr<T>());
+void transpose_into(const Kernels<T>& k, const at::Tensor& from, int64_t rows, int64_t columns, at::Tensor& to) {
+  transpose_images(k, from.data_ptr<T>(), from.size(0), rows, columns, to.data_ptr<T>());
 }
 
 bool is_rows(const at::Tensor& images) { return images.is_contiguous(at::MemoryFormat::ChannelsLast); }
 
 // Images as rows of pixels, in single or double precision.
-at::Tensor pixel_rows(const at::Tensor& images, at::ScalarType type) {
+at::Tensor pixel_rows(const Capability& cpu, const at::Tensor& images, at::ScalarType type) {
   const at::Tensor typed = images.to(type);
   if (is_rows(typed)) return typed;
   const at::Tensor from = typed.contiguous();
   at::Tensor to = empty_rows(from, from.sizes());
   const int64_t channels = from.size(1), positions = from.size(2) * from.size(3);
-  if (type == at::kDouble) transpose_into<double>(from, channels, positions, to);
-  else transpose_into<float>(from, channels, positions, to);
+  if (type == at::kDouble) transpose_into(cpu.of_double, from, channels, positions, to);
+  else transpose_into(cpu.of_float, from, channels, positions, to);
   return to;
 }
 
 // The other way round, where `like` does not lie as rows; in its dtype.
-at::Tensor laid_out_as(const at::Tensor& like, const at::Tensor& rows) {
+at::Tensor laid_out_as(const Capability& cpu, const at::Tensor& like, const at::Tensor& rows) {
   const at::Tensor typed = rows.to(like.scalar_type());
   if (is_rows(like) && !like.is_contiguous()) return typed;
   if (typed.is_contiguous() || rows.scalar_type() != like.scalar_type()) return typed.contiguous();
   at::Tensor to = at::empty(rows.sizes(), rows.options().memory_format(at::MemoryFormat::Contiguous));
   const int64_t channels = rows.size(1), positions = rows.size(2) * rows.size(3);
-  if (rows.scalar_type() == at::kDouble) transpose_into<double>(rows, positions, channels, to);
-  else transpose_into<float>(rows, positions, channels, to);
+  if (rows.scalar_type() == at::kDouble) transpose_into(cpu.of_double, rows, positions, channels, to);
+  else transpose_into(cpu.of_float, rows, positions, channels, to);
   return to;
 }
 
 template <typename T>
-void compare_scores(const at::Tensor& guide, at::Tensor& regions) {
+void compare_scores(const Kernels<T>& k, const at::Tensor& guide, at::Tensor& regions) {
   const int64_t num_regions = guide.size(1), positions = guide.size(2) * guide.size(3);
   const bool rows = is_rows(guide);
   const T* scores = guide.data_ptr<T>();
@@ -184,20 +171,19 @@ void compare_scores(const at::Tensor& guide, at::Tensor& regions) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t image = i / pieces, begin = positions * (i % pieces) / pieces;
       const int64_t count = positions * (i % pieces + 1) / pieces - begin;
-      kernels<T>().region_map(scores + image * num_regions * positions + begin * (rows ? num_regions : 1),
-                              rows ? 1 : positions, rows ? num_regions : 1, num_regions, count,
-                              to + image * positions + begin);
+      k.region_map(scores + image * num_regions * positions + begin * (rows ? num_regions : 1), rows ? 1 : positions,
+                   rows ? num_regions : 1, num_regions, count, to + image * positions + begin);
     }
   });
 }
 
 // The region [N, Ho, Wo] of each pixel of a guide [N, m, Ho, Wo]: the lowest with the highest score.
-at::Tensor region_map(const at::Tensor& guide) {
+at::Tensor region_map(const Capability& cpu, const at::Tensor& guide) {
   at::Tensor scores = guide.to(working_type(guide));
   if (!is_rows(scores)) scores = scores.contiguous();
   at::Tensor regions = at::empty({guide.size(0), guide.size(2), guide.size(3)}, guide.options().dtype(at::kInt));
-  if (scores.scalar_type() == at::kDouble) compare_scores<double>(scores, regions);
-  else compare_scores<float>(scores, regions);
+  if (scores.scalar_type() == at::kDouble) compare_scores(cpu.of_double, scores, regions);
+  else compare_scores(cpu.of_float, scores, regions);
   return regions;
 }
 
@@ -270,8 +256,7 @@ struct Strips {
 };
 
 template <typename T>
-void forward_rows(const Problem& p, const T* x, const T* w, const int32_t* map, T* y) {
-  const Kernels<T>& k = kernels<T>();
+void forward_rows(const Kernels<T>& k, const Problem& p, const T* x, const T* w, const int32_t* map, T* y) {
   const int64_t threads = share_count(convolution(p)), total = p.batch * p.positions();
   if (is_depthwise(p)) {
     const Strips strips(p, threads);
@@ -297,8 +282,7 @@ bool image_by_image(const Problem& p) {
 }
 
 template <typename T>
-void forward_images(const Problem& p, const T* x, const T* w, const int32_t* map, T* y) {
-  const Kernels<T>& k = kernels<T>();
+void forward_images(const Kernels<T>& k, const Problem& p, const T* x, const T* w, const int32_t* map, T* y) {
   const int64_t in = p.channels * p.height * p.width, out = p.out_channels * p.positions();
   const Sorted sorted = is_depthwise(p) ? Sorted{} : sort_positions(p, map, p.positions());
   const int64_t threads = share_count(convolution(p));
@@ -319,28 +303,30 @@ void forward_images(const Problem& p, const T* x, const T* w, const int32_t* map
 }
 
 template <typename T>
-at::Tensor run_forward(const Problem& p, const at::Tensor& input, const at::Tensor& filters,
-                       const at::Tensor& regions) {
+at::Tensor run_forward(const Capability& cpu, const Kernels<T>& k, const Problem& p, const at::Tensor& input,
+                       const at::Tensor& filters, const at::Tensor& regions) {
   const std::array<int64_t, 4> sizes{p.batch, p.out_channels, p.out_height, p.out_width};
   const T* w = filters.data_ptr<T>();
   const int32_t* map = regions.data_ptr<int32_t>();
   if (input.numel() && input.is_contiguous() && !is_rows(input) && image_by_image<T>(p)) {
     at::Tensor output = at::empty(sizes, input.options());
-    forward_images<T>(p, input.data_ptr<T>(), w, map, output.data_ptr<T>());
+    forward_images<T>(k, p, input.data_ptr<T>(), w, map, output.data_ptr<T>());
     return output;
   }
-  const at::Tensor rows = pixel_rows(input, input.scalar_type());
+  const at::Tensor rows = pixel_rows(cpu, input, input.scalar_type());
   at::Tensor output = empty_rows(rows, sizes);
-  if (output.numel()) forward_rows<T>(p, rows.data_ptr<T>(), w, map, output.data_ptr<T>());
+  if (output.numel()) forward_rows<T>(k, p, rows.data_ptr<T>(), w, map, output.data_ptr<T>());
   return output;
 }
 
 at::Tensor forward(const at::Tensor& input, const at::Tensor& filters, const at::Tensor& guide, at::IntArrayRef stride,
                    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
+  const Capability& cpu = capability();
   const at::ScalarType type = working_type(input);
-  const at::Tensor x = input.to(type), w = filters.to(type), map = region_map(guide);
+  const at::Tensor x = input.to(type), w = filters.to(type), map = region_map(cpu, guide);
   const Problem p = problem(x, w, guide, stride, padding, dilation, groups);
-  return laid_out_as(input, type == at::kDouble ? run_forward<double>(p, x, w, map) : run_forward<float>(p, x, w, map));
+  return laid_out_as(cpu, input, type == at::kDouble ? run_forward(cpu, cpu.of_double, p, x, w, map)
+                                                     : run_forward(cpu, cpu.of_float, p, x, w, map));
 }
 
 template <typename T>
@@ -350,9 +336,9 @@ Response<T> response_of(const at::Tensor& response, int64_t rank) {
 }
 
 template <typename T>
-void input_gradient(const Problem& p, const Sorted& sorted, const at::Tensor& grad_output, const at::Tensor& input,
-                    const at::Tensor& filters, at::Tensor& grad_input, const Response<T>* response) {
-  const Kernels<T>& k = kernels<T>();
+void input_gradient(const Kernels<T>& k, const Problem& p, const Sorted& sorted, const at::Tensor& grad_output,
+                    const at::Tensor& input, const at::Tensor& filters, at::Tensor& grad_input,
+                    const Response<T>* response) {
   const int64_t threads = share_count(convolution(p));
   const Strips strips(p, threads);
   const bool apart = (p.kernel[0] - 1) * p.dilation[0] < p.stride[0];
@@ -392,9 +378,9 @@ void input_gradient(const Problem& p, const Sorted& sorted, const at::Tensor& gr
 
 // The response of banks that the positions do not have for their own: of the candidates from the second on, or of all.
 template <typename T>
-void other_responses(const Problem& p, const Sorted& sorted, const at::Tensor& grad_output, const at::Tensor& input,
-                     const at::Tensor& filters, const at::Tensor& candidates, const at::Tensor& response) {
-  const Kernels<T>& k = kernels<T>();
+void other_responses(const Kernels<T>& k, const Problem& p, const Sorted& sorted, const at::Tensor& grad_output,
+                     const at::Tensor& input, const at::Tensor& filters, const at::Tensor& candidates,
+                     const at::Tensor& response) {
   const auto respond = [&](const Sorted& order, bool others, int64_t rank) {
     const int64_t threads = share_count(convolution(p) * (others ? p.regions : 1));
     const Response<T> to = response_of<T>(response, rank);
@@ -415,10 +401,9 @@ void other_responses(const Problem& p, const Sorted& sorted, const at::Tensor& g
 }
 
 template <typename T>
-void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const at::Tensor& input,
+void depthwise_gradients(const Kernels<T>& k, const Problem& p, const at::Tensor& grad_output, const at::Tensor& input,
                          const at::Tensor& filters, const at::Tensor& regions, const at::Tensor& candidates,
                          at::Tensor& grad_input, at::Tensor& grad_filters, at::Tensor& response) {
-  const Kernels<T>& k = kernels<T>();
   const T *gy = grad_output.data_ptr<T>(), *x = input.data_ptr<T>(), *w = filters.data_ptr<T>();
   const int32_t* map = regions.data_ptr<int32_t>();
   const int32_t* some = candidates.defined() ? candidates.data_ptr<int32_t>() : nullptr;
@@ -454,20 +439,20 @@ void depthwise_gradients(const Problem& p, const at::Tensor& grad_output, const 
 }
 
 template <typename T>
-void run_backward(Problem p, const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& filters,
-                  const at::Tensor& regions, const at::Tensor& candidates, at::Tensor& grad_input,
-                  at::Tensor& grad_filters, at::Tensor& response) {
+void run_backward(const Kernels<T>& k, Problem p, const at::Tensor& grad_output, const at::Tensor& input,
+                  const at::Tensor& filters, const at::Tensor& regions, const at::Tensor& candidates,
+                  at::Tensor& grad_input, at::Tensor& grad_filters, at::Tensor& response) {
   if (is_depthwise(p)) {
-    depthwise_gradients<T>(p, grad_output, input, filters, regions, candidates, grad_input, grad_filters, response);
+    depthwise_gradients<T>(k, p, grad_output, input, filters, regions, candidates, grad_input, grad_filters, response);
     return;
   }
   const Sorted sorted = sort_positions(p, regions.data_ptr<int32_t>(), p.positions());
   if (grad_input.defined() || response.defined()) {
     // A pixel's own response comes with grad_input: the filters' transpose is there.
     const Response<T> own = response.defined() ? response_of<T>(response, candidates.defined() ? 0 : -1) : Response<T>{};
-    input_gradient<T>(p, sorted, grad_output, input, filters, grad_input, response.defined() ? &own : nullptr);
+    input_gradient<T>(k, p, sorted, grad_output, input, filters, grad_input, response.defined() ? &own : nullptr);
   }
-  if (response.defined()) other_responses<T>(p, sorted, grad_output, input, filters, candidates, response);
+  if (response.defined()) other_responses<T>(k, p, sorted, grad_output, input, filters, candidates, response);
   if (grad_filters.defined()) {
     set_filter_strides(p, grad_filters);
     const int64_t threads = share_count(convolution(p));
@@ -478,9 +463,8 @@ void run_backward(Problem p, const at::Tensor& grad_output, const at::Tensor& in
     const int64_t fair = std::max<int64_t>(1, p.batch * p.positions() / (2 * threads));
     const int64_t parts = threads == 1 ? 1 : std::clamp<int64_t>(largest / fair, 1, std::max<int64_t>(1, p.group_channels() / 24));
     share_out(threads, p.banks() * p.groups * parts, [&](int64_t i) {
-      kernels<T>().filter_gradient(p, sorted.order(), input.data_ptr<T>(), grad_output.data_ptr<T>(),
-                                   grad_filters.data_ptr<T>(), i / parts / p.groups, i / parts % p.groups,
-                                   Share{i % parts, parts});
+      k.filter_gradient(p, sorted.order(), input.data_ptr<T>(), grad_output.data_ptr<T>(), grad_filters.data_ptr<T>(),
+                        i / parts / p.groups, i / parts % p.groups, Share{i % parts, parts});
     });
   }
 }
@@ -490,9 +474,11 @@ std::vector<at::Tensor> backward(const at::Tensor& grad_output, const at::Tensor
                                  at::IntArrayRef dilation, int64_t groups, bool want_input,
                                  bool want_filters, bool want_response,
                                  const std::optional<at::Tensor>& candidates) {
+  const Capability& cpu = capability();
   const at::ScalarType type = working_type(input);
-  const at::Tensor x = pixel_rows(input, type), gy = pixel_rows(grad_output, type), w = filters.to(type);
-  const at::Tensor map = region_map(guide), some = candidates ? candidates->to(at::kInt).contiguous() : at::Tensor();
+  const at::Tensor x = pixel_rows(cpu, input, type), gy = pixel_rows(cpu, grad_output, type), w = filters.to(type);
+  const at::Tensor map = region_map(cpu, guide);
+  const at::Tensor some = candidates ? candidates->to(at::kInt).contiguous() : at::Tensor();
   const Problem p = problem(x, w, guide, stride, padding, dilation, groups);
   at::Tensor grad_input, grad_filters, response;
   if (want_input) grad_input = empty_rows(x, input.sizes());
@@ -501,10 +487,10 @@ std::vector<at::Tensor> backward(const at::Tensor& grad_output, const at::Tensor
     response = at::empty({p.batch, some.defined() ? some.size(1) : p.regions, p.out_height, p.out_width},
                          x.options().memory_format(is_rows(guide) ? at::MemoryFormat::ChannelsLast
                                                                   : at::MemoryFormat::Contiguous));
-  if (type == at::kDouble) run_backward<double>(p, gy, x, w, map, some, grad_input, grad_filters, response);
-  else run_backward<float>(p, gy, x, w, map, some, grad_input, grad_filters, response);
+  if (type == at::kDouble) run_backward(cpu.of_double, p, gy, x, w, map, some, grad_input, grad_filters, response);
+  else run_backward(cpu.of_float, p, gy, x, w, map, some, grad_input, grad_filters, response);
   std::vector<at::Tensor> results;
-  if (want_input) results.push_back(laid_out_as(input, grad_input));
+  if (want_input) results.push_back(laid_out_as(cpu, input, grad_input));
   if (want_filters) results.push_back(grad_filters.to(filters.scalar_type()));
   if (want_response) results.push_back(response);
   return results;
@@ -514,7 +500,7 @@ std::vector<at::Tensor> backward(const at::Tensor& grad_output, const at::Tensor
 }  // namespace drconv
 
 TORCH_LIBRARY(drconv_mm_cpu, library) {
-  library.def("capability() -> str", [] { return drconv::capability(); });
+  library.def("capability() -> str", [] { return std::string(drconv::capability().name); });
   library.def(
       "forward(Tensor input, Tensor filters, Tensor guide, int[] stride, int[] padding, int[] dilation, int groups)"
       " -> Tensor",
