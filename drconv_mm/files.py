@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 def draft_of(path: Path) -> Iterator[Path]:
     """Gives a path beside ``path`` to write to; it takes ``path``'s place once the block is done, and goes if it fails.
 
-    The folder is made where it is missing. The draft has ``path``'s ending.
+    The folder is made where it is missing. The draft is hidden, has ``path``'s ending and a name of its own, so that
+    two who write to one path don't meet: the last one's file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
+    # A name alone: a file of tempfile's would be readable by its owner only.
+    draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield draft
         draft.replace(path)

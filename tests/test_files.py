@@ -31,18 +31,32 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert path.read_text() == "old" and names(tmp_path) == ["file.csv"]
 
 
+def test_two_who_write_to_one_path_do_not_meet(tmp_path):
+    path = tmp_path / "report.html"
+    with draft_of(path) as first:
+        first.write_text("first")
+        with draft_of(path) as second:
+            second.write_text("second")
+            assert names(tmp_path) == sorted([first.name, second.name]) and second.name.startswith(".report.")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first" and names(tmp_path) == ["report.html"]
+
+
+def test_a_file_may_be_read_by_whom_a_plain_one_may(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_whole(tmp_path / "whole", "")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 @pytest.mark.skipif(
     not Path("/dev/full").exists(), reason="needs /dev/full, a file on which every write finds no space"
 )
 def test_a_full_disk(tmp_path):
     path = tmp_path / "file"
     write_whole(path, b"old")
-    with draft_of(path) as draft:
-        name = draft.name
-        draft.write_bytes(b"old")
-    (tmp_path / name).symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, bytes(1 << 20))
+    with pytest.raises(OSError, match="No space left"), draft_of(path) as draft:
+        draft.symlink_to("/dev/full")
+        draft.write_bytes(bytes(1 << 20))
     assert path.read_bytes() == b"old" and names(tmp_path) == ["file"]
 
 

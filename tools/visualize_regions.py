@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.runner import load_checkpoint
+from torch import nn
 
 import drconv_mm  # noqa: F401  (registers the conv type for configs that name it DRConv)
+from drconv_mm.checkpoint import CheckpointError, read_checkpoint
 from drconv_mm.engine.model import build_model
 from drconv_mm.engine.regions import RegionRecorder, save_picture
 from drconv_mm.layers import DRConv2d
@@ -43,10 +44,27 @@ def find_images(paths: list[str]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             sys.exit(f"{path}: there is no such image or folder")
-        found += [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        found += [path] if path.is_file() else sorted(entry for entry in path.iterdir() if _is_image(entry))
     if not found:
         sys.exit(f"{', '.join(paths)}: no image with a suffix of {', '.join(sorted(SUFFIXES))}")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Loads all weights of the model, and nothing else, from a checkpoint that can run no code."""
+    try:
+        model.load_state_dict(read_checkpoint(Path(path))["state_dict"])
+    except CheckpointError as error:
+        sys.exit(str(error))
+    except RuntimeError as error:  # names each key
+        sys.exit(
+            f"{path}: the checkpoint is of another model than the config, expected the same layers; give the config "
+            f"and the --cfg-options that it was trained with. {error}"
+        )
 
 
 def test_pipeline(config: Config) -> Compose:
@@ -74,7 +92,7 @@ def main() -> None:
     unknown = sorted(set(args.layers or []) - set(layers))
     if unknown:
         sys.exit(f"--layers {' '.join(unknown)}: no such DRConv layer; there are {', '.join(layers)}")
-    load_checkpoint(model, args.checkpoint, map_location="cpu", strict=True)
+    load_weights(model, args.checkpoint)
     model.to(args.device).eval()
     pipeline = test_pipeline(config)
     stems = Counter(path.stem for path in images)
@@ -82,6 +100,9 @@ def main() -> None:
         data = pseudo_collate([pipeline(dict(img_path=str(path), img_id=0))])
         with RegionRecorder(model, args.layers) as recorder, torch.no_grad():
             model.test_step(data)
+        if not recorder.regions:
+            print(f"[{number}/{len(images)}] {path}: nothing to draw: {recorder.why_empty()}")
+            continue
         name = path.stem if stems[path.stem] == 1 else f"{number}_{path.stem}"  # of different folders
         out = Path(args.out_dir) / f"{name}.png"
         save_picture(out, recorder.picture(data["inputs"][0]))

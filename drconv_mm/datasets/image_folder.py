@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmpretrain.datasets import CustomDataset
 
 from ..registration import register_in
-from .scan import scan_image_folder
+from .scan import EXTENSIONS, scan_image_folder
 
 
 @register_in("DATASETS")
@@ -15,12 +15,25 @@ class ImageFolder(CustomDataset):
     ``dict(type='drconv_mm.datasets.image_folder.ImageFolder', data_root='data/caltech20', data_prefix='train')``
 
     Args:
-        **arguments: As mmpretrain's ``CustomDataset``. ``metainfo=dict(classes=[...])`` chooses among the folders, and
-            its order numbers them.
+        data_root: As mmpretrain's ``CustomDataset``.
+        data_prefix: The same.
+        **arguments: The same, but for ``ann_file``, ``with_label`` and ``extensions``: labels are the folders'.
+            ``metainfo=dict(classes=[...])`` chooses among the folders, and its order numbers them.
 
     Raises:
         FileNotFoundError: The layout is another.
+        ValueError: ``ann_file``, ``with_label`` or ``extensions`` ask for something else than folders of images.
     """
+
+    def __init__(self, data_root: str = "", data_prefix: str | dict = "", **arguments):
+        for name, only in (("ann_file", ""), ("with_label", True), ("extensions", EXTENSIONS)):
+            given = arguments.get(name, only)
+            if (tuple(given) if name == "extensions" else given) != only:
+                raise ValueError(
+                    f"ImageFolder: {name}={given!r}, expected {only!r}: it reads folders of images and takes the "
+                    "folders for labels; use mmpretrain's CustomDataset (or ImageNet) for another list of images"
+                )
+        super().__init__(data_root, data_prefix, **arguments)
 
     def load_data_list(self) -> list[dict]:
         """Finds the images."""

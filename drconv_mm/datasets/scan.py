@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def scan_image_folder(
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All images in a folder and its subfolders, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    """All images in a folder and its subfolders, sorted; what is hidden (``._a.jpg`` of a Mac) is left out."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(where, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in EXTENSIONS]
+    return sorted(found)
 
 
 def list_folder(folder: Path, most: int = 5) -> str:

@@ -10,13 +10,15 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..layers.drconv import DRConv2d, observe_regions
 from ..registration import register_in
 from .regions import RegionRecorder, region_entropy, region_shares
+
+_WINDOW = 10  # observations that a layer is judged by where there are no epochs
 
 
 def _bare(model: nn.Module) -> nn.Module:
@@ -29,7 +31,8 @@ class RegionStatsHook(Hook):
 
     ``custom_hooks = [dict(type='drconv_mm.RegionStatsHook')]``. Scalars ``region/<layer>/entropy`` (in units of
     log m) and ``region/<layer>/share_<j>`` go to the log and the visualizer. A layer in which one region got every
-    pixel for a whole epoch is a standard convolution with detours: the warning says what to try.
+    pixel for a whole epoch, or in a training by iterations in ten observations, is a standard convolution with detours:
+    the warning says what to try. In a training by iterations it comes again only if the layer recovered meanwhile.
 
     Args:
         interval: Iterations between two observations; each costs one argmax a layer.
@@ -47,7 +50,9 @@ class RegionStatsHook(Hook):
         self.interval = interval
         self.shares = shares
         self._counts: dict[str, Tensor] = {}
-        self._epoch_counts: dict[str, Tensor] = {}
+        self._window: dict[str, Tensor] = {}  # all that was observed since layers were last judged
+        self._observations = 0
+        self._collapsed: set[str] = set()
         self._stack = ExitStack()
 
     def _observe(self, name: str, regions: Tensor, num_regions: int) -> None:
@@ -61,44 +66,77 @@ class RegionStatsHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begins the epoch's counts."""
-        self._epoch_counts.clear()
+        self._window.clear()
+        self._observations = 0
+        self._collapsed.clear()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Begins to observe, every ``interval`` iterations and in an epoch's first."""
+        self._stack.close()  # open where an iteration failed
+        self._counts.clear()
         if batch_idx % self.interval == 0:
             self._stack.enter_context(observe_regions(_bare(runner.model), self._observe))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Logs what was observed."""
+        """Logs what was observed; in a training by iterations judges the layers after each ten observations."""
         self._stack.close()
-        for name, counts in self._counts.items():
-            all_reduce(counts)
-            self._epoch_counts[name] = self._epoch_counts.get(name, 0) + counts
-            shares = region_shares(counts.cpu())
+        if batch_idx % self.interval:
+            return
+        for name, counts in self._counts_of_all(runner).items():
+            self._window[name] = self._window.get(name, 0) + counts
+            shares = region_shares(counts)
             scalars = {f"region/{name}/entropy": region_entropy(shares)}
             if self.shares:
                 scalars.update({f"region/{name}/share_{j}": float(share) for j, share in enumerate(shares)})
             for key, value in scalars.items():
                 runner.message_hub.update_scalar(f"train/{key}", value)
-        self._counts.clear()
+        self._observations += 1
+        if isinstance(runner.train_loop, IterBasedTrainLoop) and self._observations == _WINDOW:
+            self._judge(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Sums up the epoch in one line a layer, and warns where one region had it all."""
-        for name, counts in self._epoch_counts.items():
-            shares = region_shares(counts.cpu())
+        self._judge(runner)
+
+    def _counts_of_all(self, runner: Runner) -> dict[str, Tensor]:
+        """The pixels of each region over all processes, of each layer that ran in one."""
+        layers = {n: m.num_regions for n, m in _bare(runner.model).named_modules() if isinstance(m, DRConv2d)}
+        if not layers:
+            return {}
+        # One tensor for all layers: processes that ran others would wait for each other for ever.
+        device = next(runner.model.parameters()).device
+        table = torch.zeros(len(layers), max(layers.values()), dtype=torch.long, device=device)
+        for row, name in zip(table, layers, strict=True):
+            if name in self._counts:
+                row[: layers[name]] = self._counts[name]
+        all_reduce(table)
+        rows = {name: row[: layers[name]] for row, name in zip(table.cpu(), layers, strict=True)}
+        return {name: row for name, row in rows.items() if row.any()}
+
+    def _judge(self, runner: Runner) -> None:
+        """Sums up in one line a layer, and begins anew."""
+        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        span = "for the whole epoch" if by_epoch else f"in the last {self._observations} observations"
+        for name, counts in self._window.items():
+            shares = region_shares(counts)
             line = f"{name}: region entropy {region_entropy(shares):.2f} log m, shares " + " ".join(
                 f"{share:.2f}" for share in shares
             )
-            if len(shares) > 1 and shares.max() == 1:
+            if len(shares) < 2 or shares.max() < 1:
+                self._collapsed.discard(name)
+            elif name not in self._collapsed:
+                self._collapsed.add(name)
                 runner.logger.warning(
-                    f"{line}. One region got every pixel for the whole epoch: the layer works as a standard "
+                    f"{line}. One region got every pixel {span}: the layer works as a standard "
                     "convolution. Try a lower learning rate, be it the guide's alone (paramwise_cfg=dict(custom_keys="
                     "{'guide_weight': dict(lr_mult=0.5)})), or leave the layer out"
                 )
-            else:
-                runner.logger.info(line)
+                continue
+            runner.logger.info(line)
+        self._window.clear()
+        self._observations = 0
 
 
 @register_in("HOOKS")
@@ -128,6 +166,9 @@ class RegionVisHook(Hook):
         self._recorder: RegionRecorder | None = None
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch=None, mode: str = "train") -> None:
+        if self._recorder is not None:  # of a batch that failed
+            self._recorder.__exit__()
+            self._recorder = None
         if mode == "train" or batch_idx % self.interval or batch_idx // self.interval >= self.max_images:
             return
         self._recorder = RegionRecorder(_bare(runner.model), self.layers, self.max_layers)
@@ -139,7 +180,7 @@ class RegionVisHook(Hook):
             return
         recorder.__exit__()
         if not recorder.regions:
-            runner.logger.warning("RegionVisHook: no DRConv layer ran, there is nothing to draw")
+            runner.logger.warning(f"RegionVisHook: there is nothing to draw: {recorder.why_empty()}")
             return
         picture = recorder.picture(data_batch["inputs"][0])
         runner.visualizer.add_image(f"regions_{mode}_{batch_idx}", picture, step=runner.iter)

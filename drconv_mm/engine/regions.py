@@ -53,8 +53,12 @@ def color_regions(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class RegionRecorder:
     """While entered, keeps the region maps of the first image of the batch that a model runs, and draws them.
 
+    A map that is not of the whole image is left out: of a crop, as mmseg's ``test_cfg.mode='slide'`` makes them, or of
+    a detector's proposal.
+
     Args:
-        model: A model of one of the toolboxes: its ``data_preprocessor`` says how images were padded.
+        model: A model of one of the toolboxes: its ``data_preprocessor`` says how images were padded, its ``backbone``
+            what part of them runs.
         layers: Names of the layers to keep; None for all.
         max_layers: Layers in a picture at most, spread evenly over the model.
     """
@@ -65,25 +69,51 @@ class RegionRecorder:
         self.max_layers = max_layers
         self.regions: dict[str, tuple[np.ndarray, int]] = {}
         self._padded: tuple[int, int] | None = None
+        self._batch: int | None = None
+        self._part: tuple[int, int] | None = None  # of the padded image, that runs now; None for the whole
+        self._left_out: dict[str, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> RegionRecorder:
         def keep_regions(name: str, regions: Tensor, num_regions: int) -> None:
-            if self.layers is None or name in self.layers:
-                # The first run of the layer: later ones may see the mirror image, or a smaller level of a pyramid.
-                self.regions.setdefault(name, (regions[0].cpu().numpy().astype(np.uint8), num_regions))
+            # The first run of the layer: later ones may see the mirror image, or a smaller level of a pyramid.
+            if name in self.regions or (self.layers is not None and name not in self.layers):
+                return
+            if self._part is not None:
+                self._left_out[name] = (
+                    f"the backbone ran on {self._part[0]} x {self._part[1]} pixels of "
+                    f"{self._padded[0]} x {self._padded[1]}; to see the whole image's regions set "
+                    "model.test_cfg.mode='whole', and leave out test-time scales"
+                )
+            elif "roi_head" in name.split(".") or self._batch not in (None, len(regions)):
+                self._left_out[name] = "its maps are of parts of the image, such as proposals; see other layers"
+            elif len(regions):
+                self.regions[name] = (regions[0].cpu().numpy().astype(np.uint16), num_regions)
 
         def keep_size(module: nn.Module, args: tuple, output: dict) -> None:
-            self._padded = tuple(output["inputs"].shape[-2:])
+            self._batch, self._padded = len(output["inputs"]), tuple(output["inputs"].shape[-2:])
+
+        def keep_part(module: nn.Module, args: tuple) -> None:
+            if args and isinstance(args[0], Tensor):
+                size = tuple(args[0].shape[-2:])
+                self._batch, self._part = len(args[0]), None if self._padded in (None, size) else size
 
         self._stack.enter_context(observe_regions(self.model, keep_regions))
-        preprocessor = getattr(self.model, "data_preprocessor", None)
+        preprocessor, backbone = (getattr(self.model, name, None) for name in ("data_preprocessor", "backbone"))
         if preprocessor is not None:
             self._stack.callback(preprocessor.register_forward_hook(keep_size).remove)
+        if isinstance(backbone, nn.Module):
+            self._stack.callback(backbone.register_forward_pre_hook(keep_part).remove)
         return self
 
     def __exit__(self, *exception) -> None:
         self._stack.close()
+
+    def why_empty(self) -> str:
+        """Says why there is no map to draw."""
+        for name, reason in self._left_out.items():
+            return f"no map of a DRConv layer is of the whole image: {name}: {reason}"
+        return "no DRConv layer ran"
 
     def picture(self, image: Tensor) -> np.ndarray:
         """The maps over the image they belong to.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, FUNCTIONS
+from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
 from ..checkpoint import read_checkpoint, strip_checkpoint
@@ -28,7 +28,7 @@ from ..files import draft_of, write_whole
 from ..info import TOOLBOXES, cpu_name, toolbox_versions
 from ..layers.drconv import observe_regions
 from ..version import __version__
-from .pictures import draw_run
+from .pictures import collate_of, draw_run
 from .results import INSPECTION_FILE
 
 _SAMPLE = 16
@@ -52,9 +52,7 @@ def sample_regions(model: nn.Module, config: Config, count: int = _SAMPLE) -> di
         counts[name] = counts.get(name, 0) + torch.bincount(regions.flatten().cpu(), minlength=num_regions)
 
     loader = config.val_dataloader
-    dataset = DATASETS.build(loader.dataset)
-    # As the Runner chooses it.
-    collate = FUNCTIONS.get(loader.get("collate_fn", {"type": "pseudo_collate"})["type"])
+    dataset, collate = DATASETS.build(loader.dataset), collate_of(loader)
     model.eval()
     with torch.no_grad(), observe_regions(model, observe):
         for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import default_collate, pseudo_collate
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, FUNCTIONS
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -57,10 +58,11 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
     """
     model = build_model(config).eval()
     model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
-    dataset = DATASETS.build(config.val_dataloader.dataset)
+    dataset, collate = DATASETS.build(config.val_dataloader.dataset), collate_of(config.val_dataloader)
+    # Pairs of templates number sets of images, not images.
+    pairs = dataset.metainfo.get("pairs") is not None and "templates" not in dataset.metainfo
     with torch.no_grad():
-        draw = _draw_faces if dataset.metainfo.get("pairs") is not None else _draw_images
-        drawn = list(draw(model, dataset, count))
+        drawn = list((_draw_faces if pairs else _draw_images)(model, dataset, collate, count))
     entries, numbers = [], {"predictions": 0, "regions": 0}
     for picture, caption, kind in drawn:
         file = f"{kind}_{numbers[kind]}.jpg"
@@ -71,42 +73,58 @@ def draw_run(config: Config, checkpoint: Path, out_dir: Path, count: int = 4) ->
     return entries
 
 
+def collate_of(loader: Config) -> Callable[[list], object]:
+    """What makes a batch of items, as the Runner chooses it from a loader's config."""
+    given = loader.get("collate_fn", {"type": "pseudo_collate"})
+    if callable(given):
+        return given
+    settings = dict(given)
+    kind = settings.pop("type")
+    return partial(FUNCTIONS.get(kind) if isinstance(kind, str) else kind, **settings)
+
+
 def spread(candidates: Sequence[int], count: int) -> list[int]:
     """Up to ``count`` of the candidates, spread evenly."""
     places = np.unique(np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int))
     return [int(candidates[place]) for place in places]
 
 
-def _draw_images(model: nn.Module, dataset: Dataset, count: int) -> Iterator[Drawn]:
+def _draw_images(model: nn.Module, dataset: Dataset, collate: Callable, count: int) -> Iterator[Drawn]:
     """Of a detector, segmentor or classifier."""
     with_objects = [i for i in range(len(dataset)) if dataset.get_data_info(i).get("instances", True)]
     recorders = []
     for index in spread(with_objects, count):
         item = dataset[index]
         with RegionRecorder(model) as recorder:
-            found = model.test_step(pseudo_collate([item]))[0]
+            found = model.test_step(collate([item]))
         image = item["inputs"]  # as the toolboxes' pipelines pack it: BGR
         recorders.append((recorder, image))
+        found = found[0] if isinstance(found, (list, tuple)) and found else found
         canvas = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).byte().numpy())
-        name = Path(str(found.metainfo.get("img_path", index))).name
-        if "pred_instances" in found:
+        fields = found.keys() if isinstance(found, BaseDataElement) else ()
+        if "pred_instances" in fields:
             picture, caption = _boxes(canvas, dataset, index, found)
-        elif "pred_sem_seg" in found:
+        elif "pred_sem_seg" in fields:
             picture, caption = _classes_of_pixels(canvas, dataset, found)
-        elif "pred_score" in found:
+        elif "pred_score" in fields:
             picture, caption = _class(canvas, dataset, found)
         else:
+            there = sorted(found.keys()) if hasattr(found, "keys") else type(found).__name__
             print(
-                f"no picture of a prediction: {type(model).__name__} predicts {sorted(found.keys())}; what can be "
+                f"no picture of a prediction: {type(model).__name__} predicts {there}; what can be "
                 "drawn is pred_instances (detection), pred_sem_seg (segmentation) and pred_score (classification)"
             )
             continue
+        name = Path(str(found.metainfo.get("img_path", index))).name
         yield Drawn(picture, f"{name}: {caption}", "predictions")
     yield from _draw_regions(recorders)
 
 
 def _draw_regions(recorders: list[tuple[RegionRecorder, Tensor]]) -> Iterator[Drawn]:
     layers = telling_layers([recorder.regions for recorder, _ in recorders])
+    if recorders and not layers:
+        empty = [recorder for recorder, _ in recorders if not recorder.regions]
+        print(f"no picture of regions: {empty[0].why_empty() if empty else 'no DRConv layer ran for every image'}")
     for recorder, image in recorders if layers else ():
         recorder.regions = {name: recorder.regions[name] for name in layers}
         # One row of the image and a map a layer, made two rows, which a phone can show.
@@ -272,7 +290,7 @@ def _class(canvas: np.ndarray, dataset: Dataset, found: object) -> tuple[np.ndar
 # Faces
 
 
-def _draw_faces(model: nn.Module, dataset: Dataset, count: int) -> Iterator[Drawn]:
+def _draw_faces(model: nn.Module, dataset: Dataset, collate: Callable, count: int) -> Iterator[Drawn]:
     """Pairs of faces, of one person and of two in turn, with the threshold that is best on pairs of the same set."""
     pairs = dataset.metainfo["pairs"]
     first, second, same = (np.asarray(pairs[name]) for name in ("first", "second", "same"))
@@ -280,7 +298,7 @@ def _draw_faces(model: nn.Module, dataset: Dataset, count: int) -> Iterator[Draw
     images = sorted({int(i) for i in (*first[chosen], *second[chosen])})
     embeddings: dict[int, np.ndarray] = {}
     for start in range(0, len(images), 32):
-        found = model.test_step(default_collate([dataset[i] for i in images[start : start + 32]]))
+        found = model.test_step(collate([dataset[i] for i in images[start : start + 32]]))
         embeddings.update((int(sample["index"]), sample["embedding"].cpu().numpy()) for sample in found)
     cosines = {int(i): float(embeddings[int(first[i])] @ embeddings[int(second[i])]) for i in chosen}
     threshold = best_threshold(np.array(list(cosines.values())), same[chosen])
@@ -299,7 +317,7 @@ def _draw_faces(model: nn.Module, dataset: Dataset, count: int) -> Iterator[Draw
         )
         yield Drawn(picture, caption, "predictions")
         with RegionRecorder(model) as recorder:
-            model.test_step(default_collate([dataset[int(first[i])]]))
+            model.test_step(collate([dataset[int(first[i])]]))
         recorders.append((recorder, faces[0]))
     yield from _draw_regions(recorders)
 

@@ -20,7 +20,6 @@ from .results import RESULT_FILE, RunResult
 FAILED_FILE = "failed.json"
 SUITE_FILE = "suite.json"
 _CHECKPOINTS = 10  # a run's checkpoints, over its budget, where its config has no more
-_ENDS = ("end", "T_max", "total_steps")  # of the toolboxes' schedules
 _VALIDATES = {"val_begin": 1, "dynamic_intervals": None}
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator")
 
@@ -235,28 +234,35 @@ def _budget(task: Task, config: Config) -> dict[str, Any]:
     return {"unit": unit, "length": length, "val_interval": val_interval, "options": options}
 
 
-def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> dict[str, int]:
-    """Schedules that reach to the end of the training keep their shape; a warmup keeps its length."""
+def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> dict[str, Any]:
+    """What reaches to the training's end is fitted to the new length; a warmup keeps its own where there is room."""
     schedulers = config.get("param_scheduler") or []
     if isinstance(schedulers, dict):
         schedulers, names = [schedulers], ["param_scheduler"]
     else:
         names = [f"param_scheduler.{index}" for index in range(len(schedulers))]
+    counted = [pair for pair in zip(names, schedulers, strict=True) if pair[1].get("by_epoch", True) == by_epoch]
+    # The Runner lets a schedule without an end run to that of the training.
+    kept = {scheduler.get("end", own) for _, scheduler in counted if scheduler.get("end", own) < min(own, length)}
+
+    def moved(step: int) -> int:
+        return step if step in kept or not step else max(1, round(step * length / own))
+
     options = {}
-    for name, scheduler in zip(names, schedulers, strict=True):
-        ends = [scheduler[key] for key in _ENDS if scheduler.get(key)]
-        # Milestones without an end are of the whole training.
-        reaches = own in ends or ("milestones" in scheduler and not ends)
-        if scheduler.get("by_epoch", True) != by_epoch or not reaches:
+    for name, scheduler in counted:
+        old_begin, old_end = scheduler.get("begin", 0), scheduler.get("end", own)
+        if old_end in kept:
             continue
-        for key in ("begin", *_ENDS):
+        begin = min(moved(old_begin), length - 1)
+        end = max(moved(old_end), begin + 1)
+        new: dict[str, Any] = {"begin": begin, "end": end}
+        for key in ("T_max", "total_steps"):
             if scheduler.get(key):
-                options[f"{name}.{key}"] = round(scheduler[key] * length / own)
-        begin, end = f"{name}.begin", f"{name}.end"
-        if begin in options and end in options:  # equal where a short training leaves no room
-            options[begin] = min(options[begin], options[end] - 1)
+                whole = scheduler[key] == old_end - old_begin
+                new[key] = end - begin if whole else max(1, round(scheduler[key] * length / own))
         if "milestones" in scheduler:
-            options[f"{name}.milestones"] = [round(step * length / own) for step in scheduler["milestones"]]
+            new["milestones"] = [round(step * length / own) for step in scheduler["milestones"]]
+        options |= {f"{name}.{key}": value for key, value in new.items() if scheduler.get(key, value) != value}
     return options
 
 

@@ -203,6 +203,11 @@ class TestPairs:
             ("1 1\nA 1 2\n", "its first line announces 2 pairs, half of them of one person; it has 1"),
             ("0\n", "announces 0 pairs"),
             ("1 1\nA 1 2\nA 1 2\n", "line 3: expected 'name1 i name2 j', got 'A 1 2'"),
+            (
+                "A/Anna Smith/1.jpg B/2.jpg 0\n",
+                "got 'A/Anna Smith/1.jpg B/2.jpg 0'; part the fields by tabs where names",
+            ),
+            ("1 1\nC D 1 2\nA 1 B 2\n", "got 'C D 1 2'; part the fields by tabs where names have blanks"),
             ("1 1\nA one 2\nA 1 B 2\n", "line 2: expected 'name i j', got 'A one 2'"),
         ],
     )

@@ -6,6 +6,7 @@ import pytest
 
 from drconv_mm.datasets.image_folder import ImageFolder, scan_image_folder
 from drconv_mm.datasets.sample_classification import generate_sample_classification
+from drconv_mm.datasets.scan import EXTENSIONS
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,20 @@ def test_a_class_folder_without_an_image_is_an_error(tmp_path):
 
 
 def test_hidden_folders_are_no_classes_and_suffixes_may_be_capitals(tmp_path):
-    for name in (".cache/a.jpg", "cat/b.JPG"):
-        (tmp_path / name).parent.mkdir()
+    left_out = (".cache/a.jpg", "cat/._b.jpg", "cat/.b.part.jpg", "cat/.trash/c.jpg")
+    for name in (*left_out, "cat/b.JPG", "cat/d.jpg/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert scan_image_folder(tmp_path) == ([tmp_path / "cat/b.JPG"], [0], ["cat"])
+
+
+@pytest.mark.parametrize("name, value", [("ann_file", "a.txt"), ("with_label", False), ("extensions", [".webp"])])
+def test_what_it_does_not_read_is_an_error(root, name, value):
+    message = re.escape(f"ImageFolder: {name}={value!r}, expected ") + ".*use mmpretrain's CustomDataset"
+    with pytest.raises(ValueError, match=message):
+        ImageFolder(data_root=str(root), data_prefix="train", **{name: value})
+    harmless = dict(ann_file="", with_label=True, extensions=list(EXTENSIONS))
+    assert len(ImageFolder(data_root=str(root), data_prefix="train", **harmless)) == 8
 
 
 def test_a_long_listing_is_cut(tmp_path):

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from drconv_mm import DRConv2d, RegionStatsHook, RegionVisHook
+from drconv_mm.layers import observe_regions
 
 from ..processes import run_in_processes
 
@@ -51,7 +52,7 @@ def make_runner(folder, model, hook, phase, images=4, batch_size=2, epochs=1, **
     )
     if phase == "train":
         more = dict(
-            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            train_cfg=others.pop("train_cfg", dict(by_epoch=True, max_epochs=epochs)),
             optim_wrapper=dict(optimizer=dict(type="SGD", lr=1e-3)),
         )
     else:
@@ -59,7 +60,7 @@ def make_runner(folder, model, hook, phase, images=4, batch_size=2, epochs=1, **
     return Runner(
         model=model,
         work_dir=str(folder),
-        custom_hooks=[hook],
+        custom_hooks=hook if isinstance(hook, list) else [hook],
         randomness=dict(seed=0),
         default_scope="mmengine",
         experiment_name=folder.name,
@@ -126,6 +127,58 @@ def test_warns_of_a_layer_that_uses_one_region(tmp_path):
     _, records = train(tmp_path, model)
     (warning,) = [record for record in records if "One region got every pixel" in record.getMessage()]
     assert warning.levelno == logging.WARNING and "{'guide_weight': dict(lr_mult=0.5)}" in warning.getMessage()
+
+
+def test_by_iterations_layers_are_judged_before_the_end(tmp_path):
+    """Once where a layer stays as it is, again where it recovered meanwhile."""
+    model, regions = Model(), iter([0] * 20 + [None] * 10 + [0] * 10)
+
+    def collapse(name, found, num_regions):
+        region = next(regions)
+        return None if region is None else torch.full_like(found, region)
+
+    loop = dict(by_epoch=False, max_iters=40)
+    with observe_regions(model, collapse):
+        runner, records = train(tmp_path, model, train_cfg=loop, log_processor=dict(by_epoch=False))
+    assert runner.iter == 40
+    warned = [record for record in records if "One region got every pixel" in record.getMessage()]
+    assert len(warned) == 2 and "in the last 10 observations" in warned[0].getMessage()
+
+
+class OneOfTwo(Model):
+    """A model that runs another layer in each process."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.others, self.rank = nn.ModuleList([DRConv2d(3, 4, 3), DRConv2d(3, 4, 3, num_regions=2)]), rank
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        unused = 0 * sum(parameter.sum() for parameter in self.parameters())  # else DDP complains
+        return {"loss": self.others[self.rank](inputs).square().mean() + unused}
+
+
+def test_processes_that_run_other_layers_do_not_wait_for_each_other(tmp_path):
+    run_in_processes(_counts_both_layers, tmp_path, tmp_path)
+
+
+def _counts_both_layers(rank, folder):
+    runner, _ = train(folder / str(rank), OneOfTwo(rank))
+    logged = {name.split("/")[2] for name in runner.message_hub.log_scalars if name.startswith("train/region/")}
+    assert logged == {"others.0", "others.1"}
+
+
+@pytest.mark.parametrize("kind", ["RegionStatsHook", "RegionVisHook"])
+def test_two_hooks_and_a_batch_that_failed_leave_no_observer(tmp_path, kind):
+    hook = dict(type=f"drconv_mm.{kind}", interval=2)
+    train_or_test = "train" if kind == "RegionStatsHook" else "test"
+    model = Model()
+    runner = make_runner(tmp_path, model, [hook, dict(hook)], train_or_test)
+    hooks = [hook for hook in runner.hooks if type(hook).__name__ == kind]
+    assert len(hooks) == 2
+    for hook in hooks:  # as where the batch between before and after fails
+        getattr(hook, f"before_{train_or_test}_iter")(runner, 0)
+    getattr(runner, train_or_test)()
+    assert not model.conv._observers and not model.data_preprocessor._forward_hooks
 
 
 def test_says_so_where_there_is_nothing_to_log(tmp_path):

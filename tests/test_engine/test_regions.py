@@ -15,6 +15,7 @@ from drconv_mm.engine.regions import (
     region_shares,
     save_picture,
 )
+from drconv_mm.layers import observe_regions
 
 
 def test_entropy_is_in_units_of_log_m():
@@ -51,7 +52,7 @@ def test_recorder_crops_the_padding_away():
     picture = recorder.picture(image[0])
     scale = 240 // 20
     assert picture.shape == (24 * scale + 18, 2 * 20 * scale, 3)
-    assert model.conv._observer is None and not model.data_preprocessor._forward_hooks
+    assert not model.conv._observers and not model.data_preprocessor._forward_hooks
 
 
 def test_recorder_keeps_a_layers_first_run_in_the_order_of_channels_that_the_model_has():
@@ -92,6 +93,55 @@ def test_recorder_keeps_chosen_layers_and_draws_so_many_spread_over_the_model():
             model(image)
         pictures.append(recorder.picture(image[0]))
     assert np.array_equal(*pictures)
+
+
+class Slides(nn.Module):
+    """Runs its backbone on crops, then its second stage on proposals."""
+
+    def __init__(self, crop):
+        super().__init__()
+        self.data_preprocessor = Batch()
+        self.backbone = DRConv2d(3, 3, 3, padding=1)
+        self.roi_head = DRConv2d(3, 3, 3, padding=1)
+        self.mask = DRConv2d(3, 3, 3, padding=1)
+        self.crop = crop
+
+    def forward(self, images):
+        inputs = self.data_preprocessor(images)["inputs"]
+        for left in range(0, inputs.shape[3], self.crop):
+            features = self.backbone(inputs[..., left : left + self.crop])
+        self.roi_head(features[..., :4, :4])
+        self.mask(features.repeat(2, 1, 1, 1)[..., :4, :4])
+
+
+class Batch(nn.Module):
+    def forward(self, images):
+        return {"inputs": images}
+
+
+def test_recorder_leaves_out_maps_of_parts_of_the_image():
+    image = torch.rand(1, 3, 8, 16) * 255
+    with RegionRecorder(Slides(16)) as recorder:
+        recorder.model(image)
+    assert list(recorder.regions) == ["backbone"] and recorder.regions["backbone"][0].shape == (8, 16)
+    with RegionRecorder(Slides(16), ["roi_head", "mask"]) as recorder:
+        recorder.model(image)
+    assert not recorder.regions and "roi_head: its maps are of parts of the image" in recorder.why_empty()
+    with RegionRecorder(Slides(8)) as recorder:
+        recorder.model(image)
+    assert not recorder.regions and "ran on 8 x 8 pixels of 8 x 16; to see the whole" in recorder.why_empty()
+    assert not recorder.model.backbone._forward_pre_hooks
+
+
+def test_recorder_bears_an_empty_batch_and_hundreds_of_regions():
+    layer = DRConv2d(3, 3, 3, padding=1, num_regions=300)
+    all_last = observe_regions(layer, lambda name, regions, m: torch.full_like(regions, 299))
+    with all_last, RegionRecorder(layer) as recorder:
+        layer(torch.rand(0, 3, 8, 8))
+        assert recorder.regions == {} and recorder.why_empty() == "no DRConv layer ran"
+        layer(torch.rand(1, 3, 8, 8))
+    assert (recorder.regions[""][0] == 299).all()
+    recorder.picture(torch.rand(3, 8, 8))
 
 
 def test_picture_has_rows_of_four():

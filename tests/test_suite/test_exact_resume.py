@@ -157,6 +157,17 @@ def _draws_its_own_numbers(rank: int, folder: Path) -> None:
     assert (first != second).all()
 
 
+def test_the_middle_of_an_epoch_is_refused(tmp_path):
+    whole = config(tmp_path / "whole", "epochs")
+    whole.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2)
+    train(whole)
+    with pytest.raises(
+        ValueError, match="iteration 6, expected a multiple of the epoch's 4: .* from the end of an epoch"
+    ):
+        train(config(tmp_path / "resumed", "epochs"), tmp_path / "whole/iter_6.pth")
+    train(config(tmp_path / "whole_epoch", "epochs"), tmp_path / "whole/iter_8.pth")
+
+
 def test_workers_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"num_workers=1, expected 0"):
         train(config(tmp_path, "epochs", workers=1))

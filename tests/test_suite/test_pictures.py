@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import FUNCTIONS
 from mmpretrain.models import ImageClassifier
 
 from drconv_mm.checkpoint import CheckpointError
@@ -16,7 +19,8 @@ from drconv_mm.datasets.sample_detection import generate_sample_detection
 from drconv_mm.datasets.sample_faces import generate_sample_faces
 from drconv_mm.datasets.sample_segmentation import generate_sample_segmentation
 from drconv_mm.engine.model import build_model
-from drconv_mm.suite.pictures import best_threshold, count_found, draw_run, spread, telling_layers
+from drconv_mm.suite.inspection import sample_regions
+from drconv_mm.suite.pictures import best_threshold, collate_of, count_found, draw_run, spread, telling_layers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DRCONV = {"model.backbone.conv_cfg.type": "drconv_mm.DRConv"}
@@ -134,6 +138,58 @@ def test_faces(tmp_path):
             assert ("taken for one person" in caption) == (cosine > threshold)
         truth, verdict = caption.split(", ", 1)[1].split(":")[0], caption.split("taken for ")[1].split(":")[0]
         assert caption.endswith("right" if truth == verdict else "wrong")
+
+
+@pytest.mark.parametrize("kind", ["FaceIdentities", "FaceTemplates"])
+def test_faces_without_pairs_of_images_have_region_maps_alone(tmp_path, capsys, kind):
+    """Pairs of templates, and a gallery with probes; the loader's own collate_fn stacks the images."""
+    data = generate_sample_faces(tmp_path / "data", 2, 1, 3, 2, 2)
+    people = sorted(folder.name for folder in (data / "verify").iterdir())
+    files = [path.relative_to(data) for path in sorted((data / "verify").rglob("*.png"))]
+    (data / "images.txt").write_text("".join(f"{name} {people.index(name.parts[1]) + 900} 1\n" for name in files))
+    (data / "templates.txt").write_text("900 901 0\n901 901 1\n")
+    folders = dict(gallery="verify", probe="verify", distractor=None)
+    config, checkpoint = untrained(tmp_path, "face/mobilefacenet_sample-64x64.py", data, DRCONV)
+    dataset = config.val_dataloader.dataset
+    config.val_dataloader.dataset = dict(
+        type=f"drconv_mm.{kind}",
+        data_root=dataset.data_root,
+        pipeline=dataset.pipeline,
+        **(folders if kind == "FaceIdentities" else dict(images="images.txt", pairs="templates.txt")),
+    )
+    check(draw_run(config, checkpoint, tmp_path / "out", 2), tmp_path / "out", 0, 2)
+    assert "FaceRecognizer predicts ['embedding', 'index']" in capsys.readouterr().out
+    regions = sample_regions(build_model(config), config, 2)
+    assert regions and all(len(layer["shares"]) == layer["num_regions"] for layer in regions.values())
+
+
+def test_crops_have_no_region_maps_and_a_message_says_why(tmp_path, capsys):
+    data = generate_sample_segmentation(tmp_path / "data", 1, 1)
+    name = "segmentation/fcn_mobilenet-v2-d8_sample-160x120.py"
+    slide = {"model.test_cfg": dict(mode="slide", crop_size=(64, 64), stride=(64, 64))}
+    config, checkpoint = untrained(tmp_path, name, data, {**DRCONV, **slide})
+    check(draw_run(config, checkpoint, tmp_path / "out"), tmp_path / "out", 1, 0)
+    assert re.search(
+        r"no picture of regions: .* ran on 64 x 64 pixels of \d+ x \d+; .*mode='whole'", capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("given", [dict(type="pad", value=3), dict(type=partial(dict, value=3)), None])
+def test_batches_are_made_as_the_runner_makes_them(given):
+    def pad(items, value):
+        return dict(items=items, value=value)
+
+    FUNCTIONS.register_module(name="pad", module=pad, force=True)
+    try:
+        collate = collate_of(Config({} if given is None else dict(collate_fn=given)))
+    finally:
+        FUNCTIONS.module_dict.pop("pad")
+    if given is None:
+        assert collate is not None and collate([dict(a=1), dict(a=2)]) == dict(a=[1, 2])
+    elif given["type"] == "pad":
+        assert collate([1]) == dict(items=[1], value=3)
+    else:
+        assert collate([("a", 1)]) == dict(a=1, value=3)
 
 
 def test_drawing_again_gives_the_same(tmp_path):

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
 
 from drconv_mm import DRConv2d
 from drconv_mm.engine.model import build_model
@@ -152,6 +155,59 @@ param_scheduler = [
     assert (parsed(shortest).param_scheduler[1].begin, parsed(shortest).param_scheduler[1].end) == (0, 1)
     own = make_plan(replace(suite, tasks={"shapes": replace(task, config=config, epochs=None)}), tmp_path, tmp_path)[0]
     assert own.budget == 12 and parsed(own).param_scheduler == Config.fromfile(config).param_scheduler
+
+
+WARMUP = [
+    dict(type="LinearLR", start_factor=0.1, end=2),
+    dict(type="CosineAnnealingLR", begin=2, end=6, T_max=4),
+]
+# imagenet_bs1024_adamw_swin of mmpretrain, whose cosine has no end.
+SWIN = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=True, end=20, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=20),
+]
+# YOLOX of mmdet: the last epochs have a schedule of their own.
+YOLOX = [
+    dict(type="ConstantLR", end=5),
+    dict(type="CosineAnnealingLR", begin=5, T_max=285, end=285),
+    dict(type="ConstantLR", factor=1, begin=285, end=300),
+]
+
+
+@pytest.mark.parametrize(
+    ("schedules", "own", "length", "expected"),
+    [
+        (WARMUP, 6, 8, [(0, 2), (2, 8, 6)]),
+        (WARMUP, 6, 3, [(0, 2), (2, 3, 1)]),
+        (WARMUP, 6, 2, [(0, 1), (1, 2, 1)]),
+        (WARMUP, 6, 1, [(0, 1), (0, 1, 1)]),
+        (SWIN, 300, 12, [(0, 1), (1, 12, 11)]),
+        (SWIN, 300, 25, [(0, 20), (20, 25, 5)]),
+        (YOLOX, 300, 12, [(0, 5), (5, 11, 11), (11, 12)]),
+        (YOLOX, 300, 290, [(0, 5), (5, 285, 285), (285, 290)]),
+        ([dict(type="PolyLR", begin=0, end=6)], 6, 2, [(0, 2)]),
+        ([dict(type="CosineAnnealingLR", T_max=3)], 6, 12, [(0, 12, 6)]),
+        ([dict(type="OneCycleLR", total_steps=6, eta_max=0.1)], 6, 4, [(0, 4, 4)]),
+        # Of another unit than the training's: left as it is.
+        ([dict(type="LinearLR", by_epoch=False, end=500)], 6, 2, [(0, 500)]),
+    ],
+)
+def test_schedules_leave_no_gap_and_do_not_overlap(suite, tmp_path, schedules, own, length, expected):
+    """As the Runner builds them: (begin, end) and, where a schedule has one, its period."""
+    task, config = suite.tasks["shapes"], tmp_path / "schedule.py"
+    text = f"train_cfg = dict(by_epoch=True, max_epochs={own}, val_interval=1)\nparam_scheduler = {schedules}"
+    config.write_text(f"_base_ = '{task.config}'\n{text}\n")
+    suite = replace(suite, tasks={"shapes": replace(task, config=config, epochs=length)})
+    planned = parsed(make_plan(suite, tmp_path, tmp_path)[0])
+    found = []
+    for schedule in planned.param_scheduler:
+        schedule.pop("convert_to_iter_based", None)
+        optimizer = OptimWrapper(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+        schedule.setdefault("end", planned.train_cfg.max_epochs)
+        built = PARAM_SCHEDULERS.build(schedule, default_args=dict(optimizer=optimizer))
+        period = getattr(built, "T_max", getattr(built, "total_steps", None))
+        found.append((built.begin, built.end) + ((period,) if period else ()))
+    assert found == expected
 
 
 def test_budget_in_the_wrong_unit(suite, tmp_path):

@@ -13,6 +13,7 @@ _FORMS = (
     "expected LFW's form (a first line with the number of pairs, or of folds and of pairs in a fold; then lines "
     "'name i j' or 'name1 i name2 j') or lines 'a b same', same 0 or 1"
 )
+_REMEDY = "part the fields by tabs where names have blanks"
 
 
 @register_in("DATASETS")
@@ -72,7 +73,7 @@ class FacePairs(FaceImageSet):
     def _plain(self, number: int, fields: list[str]) -> tuple[Path, Path, bool]:
         """A line ``a b same``."""
         if len(fields) != 3 or fields[2] not in ("0", "1"):
-            raise ValueError(f"{self.ann_file}, line {number}: {_FORMS}, got {' '.join(fields)!r}")
+            raise ValueError(f"{self.ann_file}, line {number}: {_FORMS}, got {' '.join(fields)!r}; {_REMEDY}")
         return self.folder / fields[0], self.folder / fields[1], fields[2] == "1"
 
     def _official(self, lines: list[tuple[int, list[str]]]) -> list[tuple[Path, Path, bool]]:
@@ -90,7 +91,8 @@ class FacePairs(FaceImageSet):
             images = fields[1:] if same else fields[1::2]
             if len(fields) != (3 if same else 4) or not all(image.isdigit() for image in images):
                 form = "'name i j'" if same else "'name1 i name2 j'"
-                raise ValueError(f"{self.ann_file}, line {number}: expected {form}, got {' '.join(fields)!r}")
+                got = f"got {' '.join(fields)!r}; {_REMEDY}"
+                raise ValueError(f"{self.ann_file}, line {number}: expected {form}, {got}")
             pairs.append((self._image(fields[0], images[0]), self._image(fields[0 if same else 2], images[1]), same))
         return pairs
 
