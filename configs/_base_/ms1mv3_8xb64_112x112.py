@@ -39,7 +39,7 @@ train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=10_000)
 verification_sets = ["lfw.bin", "cfp_fp.bin", "agedb_30.bin"]
 val_cfg = dict(type="drconv_mm.VerificationValLoop", ann_files=verification_sets)
 test_cfg = dict(type="drconv_mm.VerificationTestLoop", ann_files=verification_sets)
-auto_scale_lr = dict(base_batch_size=512)
+auto_scale_lr = dict(enable=False, base_batch_size=512)  # mmdet's train.py asks for both
 
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),

@@ -11,7 +11,8 @@ model = dict(
 
 optim_wrapper = dict(optimizer=dict(lr=0.05))
 param_scheduler = [
-    dict(type="OneCycleLR", eta_max=0.05, total_steps=max_epochs, by_epoch=True, convert_to_iter_based=True)
+    dict(type="LinearLR", start_factor=0.04, begin=0, end=2, by_epoch=True, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 custom_hooks = [

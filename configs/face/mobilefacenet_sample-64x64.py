@@ -14,7 +14,8 @@ val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 
 param_scheduler = [
-    dict(type="OneCycleLR", eta_max=0.1, total_steps=max_epochs, by_epoch=True, convert_to_iter_based=True)
+    dict(type="LinearLR", start_factor=0.04, begin=0, end=2, by_epoch=True, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 custom_hooks = [

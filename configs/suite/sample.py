@@ -1,4 +1,4 @@
-# Generated data, four tasks, two conv types, one seed: no download, under 12 minutes on two CPU cores.
+# Generated data, four tasks, two conv types, one seed: no download, about ten minutes on two CPU cores.
 title = "DRConv against Conv2d on generated data"
 seeds = 1
 

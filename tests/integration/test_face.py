@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
 import drconv_mm
@@ -74,7 +74,6 @@ def short(root: Path) -> dict:
     values = {
         "train_cfg.max_epochs": 2,
         "train_cfg.val_interval": 2,
-        "param_scheduler.0.total_steps": 2,
         "default_hooks.logger.interval": 1,
         "train_dataloader.batch_size": 8,
         "model.head.num_classes": PEOPLE,
@@ -219,6 +218,24 @@ def test_the_pairs_of_the_guide(tmp_path, faces, monkeypatch):
     assert pairs["same"].sum() == 12 and (~pairs["same"]).sum() == 12  # 4 people with 3 images
 
 
+def test_the_records_of_the_guide(tmp_path, records, monkeypatch):
+    """Its config for records and a .bin, which are read where it says that they lie."""
+    blocks = re.findall(r"```python\n(_base_.*?)```", (ROOT / "docs/face.md").read_text(), re.DOTALL)
+    (block,) = [text for text in blocks if "FaceRecords" in text]
+    (tmp_path / "my_records.py").write_text(block.replace('"configs/', f'"{ROOT}/configs/'))
+    mine = tmp_path / "data/mine"
+    mine.mkdir(parents=True)
+    for name, source in (("train.rec", "train.rec"), ("train.idx", "train.idx"), ("mine.bin", "lfw.bin")):
+        (mine / name).symlink_to(records / source)
+    monkeypatch.chdir(tmp_path)
+    config = Config.fromfile("my_records.py")
+    init_default_scope("mmengine")
+    train, verified = (DATASETS.build(config[f"{split}_dataloader"].dataset) for split in ("train", "val"))
+    assert len(train) == 24 and len(train.metainfo["classes"]) == PEOPLE
+    assert train[0]["inputs"].shape == verified[0]["inputs"].shape == (3, 112, 112)
+    assert len(verified.metainfo["pairs"]["same"]) == 24
+
+
 @pytest.mark.parametrize(("name", "figure"), [("FaceTemplates", "tar_far_1e-1"), ("FaceIdentities", "rank1")])
 def test_other_protocols_of_the_guide(tmp_path, faces, monkeypatch, name, figure):
     """The configs of docs/face.md for templates and for identification, on drawn faces."""
@@ -257,7 +274,6 @@ def test_real_people_not_seen_in_training_are_told_apart_better_than_by_pixels(t
     options = {
         "train_cfg.max_epochs": epochs,
         "train_cfg.val_interval": epochs,
-        "param_scheduler.0.total_steps": epochs,
     }
     config = path_of("mobilefacenet", "lfw-mini-64x64")
     run(own("train.py", config, "--work-dir", "work", options=options), tmp_path, timeout=3600)

@@ -107,12 +107,27 @@ def test_cost_of_mobilefacenet_is_the_papers():
     assert round(count_by_part(network, (112, 96))["total"].multiply_adds / 1e6) == 189
 
 
-def test_convolutions_start_at_one_scale():
-    """Depthwise ones too: the filters' norms, which set the learning rate of a layer behind a norm, lie together."""
+@pytest.mark.parametrize("backbone", SMALL)
+def test_dynamic_layers_start_with_the_variance_of_the_standard_ones(backbone):
+    """Behind a norm the variance sets the learning rate: the key is to change one thing."""
+    (standard, _), (dynamic, _) = build(backbone), build(backbone, conv_cfg=DRCONV)
+    for model in (standard, dynamic):
+        model.init_weights()
+    compared = dynamic_names(dynamic)
+    assert compared
+    for name in compared:
+        weight, other = standard.get_submodule(name).weight, dynamic.get_submodule(name).static_weight
+        assert other.shape == weight.shape
+        assert float((other.std() / weight.std()).detach()) == pytest.approx(1, abs=0.15), name
+
+
+def test_depthwise_kernels_start_at_the_scale_of_the_others():
+    """PyTorch's fan_out of a depthwise kernel is C times too large."""
     model = MobileFaceNet(48)
     model.init_weights()
-    norms = [m.weight.flatten(1).norm(dim=1).mean() for m in model.modules() if isinstance(m, nn.Conv2d)]
-    assert len(norms) == 49 and min(norms) > 1 and max(norms) < 2
+    depthwise = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    norms = [float(m.weight.detach().flatten(1).norm(dim=1).mean()) for m in depthwise]
+    assert len(norms) == 17 and min(norms) > 1 and max(norms) < 2
 
 
 @pytest.mark.parametrize("toolbox", ["mmengine", "mmpretrain"])

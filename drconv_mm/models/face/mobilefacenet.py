@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule
+from mmengine.model import kaiming_init
 from torch import Tensor, nn
 
 from ...ops.geometry import pair
@@ -35,7 +36,7 @@ class Bottleneck(nn.Module):
         wide = in_channels * expansion
         active = dict(common, act_cfg=_activation(act_cfg, wide))
         self.expand = ConvModule(in_channels, wide, 1, **active)
-        self.depthwise = ConvModule(wide, wide, 3, stride=stride, padding=1, groups=wide, **active)
+        self.depthwise = _depthwise(wide, 3, stride=stride, padding=1, **active)
         self.project = ConvModule(wide, out_channels, 1, act_cfg=None, **common)
         self.residual = stride == 1 and in_channels == out_channels
 
@@ -69,7 +70,9 @@ class MobileFaceNet(StagedBackbone):
         norm_cfg: Norm layer.
         act_cfg: Activation; PReLU has one slope a channel.
         norm_eval: Whether batch norm keeps its statistics while training.
-        init_cfg: mmengine's initialisation.
+        init_cfg: mmengine's initialisation. By default convolutions start as ConvModule's and DRConv's do, with the
+            variance of fan_out, so that a standard network and its DRConv twin start alike; depthwise ones, of which
+            PyTorch's fan_out is C times too large, with that of fan_in.
 
     Attributes:
         out_channels: Channels of the last stage, the neck's ``in_channels``.
@@ -91,11 +94,6 @@ class MobileFaceNet(StagedBackbone):
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ):
-        if init_cfg is None:  # fan_in: PyTorch's fan_out of a depthwise kernel is C times too large, its weights tiny
-            init_cfg = [
-                dict(type="Kaiming", layer="Conv2d", mode="fan_in"),
-                dict(type="Constant", val=1, layer="_BatchNorm"),
-            ]
         super().__init__(len(_STAGES) + 2, out_indices, frozen_stages, norm_eval, init_cfg)
         self.input_size = pair("input_size", input_size, _STRIDE)
         if any(size % _STRIDE for size in self.input_size):
@@ -103,9 +101,9 @@ class MobileFaceNet(StagedBackbone):
         common = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         channels = round_channels(64 * widen_factor, widen_factor)
         active = dict(common, act_cfg=_activation(act_cfg, channels))
-        self.conv1 = nn.Sequential(  # a ConvModule that is a child of its own would not follow init_cfg
+        self.conv1 = nn.Sequential(  # mmengine would have a ConvModule that is a child of its own start again
             ConvModule(3, channels, 3, stride=2, padding=1, **active),
-            ConvModule(channels, channels, 3, padding=1, groups=channels, **active),
+            _depthwise(channels, 3, padding=1, **active),
         )
         self.layers = nn.ModuleList()
         for expansion, full, blocks, first_stride in _STAGES:
@@ -118,7 +116,7 @@ class MobileFaceNet(StagedBackbone):
         self.out_channels = wide = round_channels(512 * widen_factor, widen_factor)
         kernel = tuple(size // _STRIDE for size in self.input_size)
         self.layers.append(ConvModule(channels, wide, 1, act_cfg=_activation(act_cfg, wide), **common))
-        self.layers.append(ConvModule(wide, wide, kernel, groups=wide, act_cfg=None, **common))
+        self.layers.append(_depthwise(wide, kernel, act_cfg=None, **common))
         self.freeze()
 
     def stem(self, input: Tensor) -> Tensor:
@@ -129,6 +127,13 @@ class MobileFaceNet(StagedBackbone):
                 "resize them, or set input_size of the backbone"
             )
         return self.conv1(input)
+
+
+def _depthwise(channels: int, kernel_size: int | tuple[int, int], **more) -> ConvModule:
+    layer = ConvModule(channels, channels, kernel_size, groups=channels, **more)
+    if isinstance(layer.conv, nn.Conv2d):
+        kaiming_init(layer.conv, mode="fan_in")
+    return layer
 
 
 def _activation(act_cfg: dict | None, channels: int) -> dict | None:
