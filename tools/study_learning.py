@@ -195,7 +195,7 @@ ARMS = {
     ),
     "apart": Arm("regions' filters differ from the start", start=apart_start),
     "routing1": Arm("routing logits of std 1 in place of 3", start=routing_start(1.0)),
-    "alike": Arm("routing logits of std 0.3: regions start alike", start=routing_start(0.3)),
+    "alike": Arm("routing logits of std 0.3 in place of 3", start=routing_start(0.3)),
     "centred4": Arm("mixing weights around zero, gain 4", {"generator": "centred"}),
     "centred8": Arm("mixing weights around zero, gain 8", {"generator": "centred"}, start=gain_start(8.0)),
     "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
@@ -695,7 +695,7 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     for (arm, rate), runs in found.items():
         first, spec = runs[0], ARMS[arm].drconv
         top1 = [mean_and_spread([run[key] for run in runs]) for key in ("top1", "top1_region_zero", "top1_shuffled")]
-        entropy = [value for run in runs for value in run["entropy"].values()]
+        entropy = [max(0.0, value) for run in runs for value in run["entropy"].values()]  # -0.0 in older ones
         used = ""
         if spec is None or spec.get("num_regions", 8) == 1:
             top1[1:] = ["", ""]  # nothing to change

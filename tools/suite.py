@@ -53,7 +53,11 @@ def parse_args() -> argparse.Namespace:
         help="parameters of submitit's executor: timeout_min=600 slurm_partition=gpu gpus_per_node=8 ...",
     )
     parser.add_argument(
-        "--gpus", type=int, default=0, help="GPUs of a run, by torchrun where more than one (default: 0)"
+        "--gpus",
+        type=int,
+        default=0,
+        help="GPUs of a run, by torchrun where more than one; 0 and 1: one process, on a GPU where PyTorch finds one "
+        "(CUDA_VISIBLE_DEVICES= hides it) (default: 0)",
     )
     return parser.parse_args()
 
