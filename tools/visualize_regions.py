@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config of the model (mmdet, mmseg or mmpretrain)")
-    parser.add_argument("checkpoint", help="its checkpoint")
+    parser.add_argument("checkpoint", help="its checkpoint, a local file")
     parser.add_argument("images", nargs="+", help="images, or folders of them")
     parser.add_argument("--out-dir", default="work_dirs/regions", help="folder for the pictures (default: %(default)s)")
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="layers to draw (default: up to 11 of all)")

@@ -33,7 +33,7 @@ val_evaluator = dict(type="drconv_mm.FaceVerification", pixel_baseline=True)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=5e-4))
-# Each is relative to a parameter's own rate, which OneCycleLR would overwrite, and fits any max_epochs.
+# Relative to each parameter's own rate, which OneCycleLR would overwrite; the cosine ends with max_epochs.
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.04, begin=0, end=5, by_epoch=True, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True),

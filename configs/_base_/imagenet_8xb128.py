@@ -23,7 +23,7 @@ train_dataloader = dict(
     batch_size=128,
     num_workers=8,
     persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),  # a resumed training skips what it has seen, unread
+    sampler=dict(type="InfiniteSampler", shuffle=True),  # which onedl-mmengine skips unread when it resumes
     dataset=dict(
         type="drconv_mm.datasets.image_folder.ImageFolder",
         data_root=data_root,

@@ -16,7 +16,7 @@ tasks = dict(
         ),
     ),
     segmentation=dict(
-        title="Semantic segmentation: FCN with MobileNetV2, generated scenes of 160x120",
+        title="Semantic segmentation: FCN with MobileNetV2, half as wide, generated scenes of 160x120",
         config="segmentation/fcn_mobilenet-v2-d8_sample-160x120.py",
         evaluations=2,
         metric=dict(name="mIoU", label="mIoU", unit="%"),
@@ -28,7 +28,7 @@ tasks = dict(
         ),
     ),
     face=dict(
-        title="Face verification: MobileFaceNet with ArcFace, generated faces at 64x64",
+        title="Face verification: MobileFaceNet, a quarter as wide, with ArcFace, generated faces at 64x64",
         config="face/mobilefacenet_sample-64x64.py",
         evaluations=2,
         metric=dict(name="face/accuracy", label="verification accuracy", unit="%"),

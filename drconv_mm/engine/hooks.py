@@ -53,6 +53,7 @@ class RegionStatsHook(Hook):
         self._window: dict[str, Tensor] = {}  # all that was observed since layers were last judged
         self._observations = 0
         self._collapsed: set[str] = set()
+        self._judged = False
         self._stack = ExitStack()
 
     def _observe(self, name: str, regions: Tensor, num_regions: int) -> None:
@@ -69,6 +70,7 @@ class RegionStatsHook(Hook):
         self._window.clear()
         self._observations = 0
         self._collapsed.clear()
+        self._judged = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Begins to observe, every ``interval`` iterations and in an epoch's first."""
@@ -98,7 +100,9 @@ class RegionStatsHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Sums up the epoch in one line a layer, and warns where one region had it all."""
-        self._judge(runner)
+        # In a training by iterations this is its end: fewer than ten observations say little after others.
+        if not isinstance(runner.train_loop, IterBasedTrainLoop) or not self._judged:
+            self._judge(runner)
 
     def _counts_of_all(self, runner: Runner) -> dict[str, Tensor]:
         """The pixels of each region over all processes, of each layer that ran in one."""
@@ -116,7 +120,7 @@ class RegionStatsHook(Hook):
         return {name: row for name, row in rows.items() if row.any()}
 
     def _judge(self, runner: Runner) -> None:
-        """Sums up in one line a layer, and begins anew."""
+        """Sums up in one line a layer, by iterations only where it is another than before, and begins anew."""
         by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         span = "for the whole epoch" if by_epoch else f"in the last {self._observations} observations"
         for name, counts in self._window.items():
@@ -124,17 +128,18 @@ class RegionStatsHook(Hook):
             line = f"{name}: region entropy {region_entropy(shares):.2f} log m, shares " + " ".join(
                 f"{share:.2f}" for share in shares
             )
-            if len(shares) < 2 or shares.max() < 1:
-                self._collapsed.discard(name)
-            elif name not in self._collapsed:
+            collapsed, before = len(shares) > 1 and bool(shares.max() == 1), name in self._collapsed
+            if collapsed and not before:
                 self._collapsed.add(name)
                 runner.logger.warning(
                     f"{line}. One region got every pixel {span}: the layer works as a standard "
                     "convolution. Try a lower learning rate, be it the guide's alone (paramwise_cfg=dict(custom_keys="
                     "{'guide_weight': dict(lr_mult=0.5)})), or leave the layer out"
                 )
-                continue
-            runner.logger.info(line)
+            elif by_epoch or collapsed != before:
+                self._collapsed.discard(name)
+                runner.logger.info(line)
+        self._judged = True
         self._window.clear()
         self._observations = 0
 

@@ -127,6 +127,7 @@ def _from_conv(conv: nn.Conv2d, drconv: dict) -> DRConv2d:
     layer.requires_grad_(conv.weight.requires_grad)
     if conv.bias is not None:
         layer.bias.requires_grad_(conv.bias.requires_grad)
+        layer.copied_bias = None if conv.bias.is_meta else conv.bias.detach().cpu().clone()
     return layer
 
 

@@ -134,10 +134,10 @@ class DRConv2d(nn.Module):
         self.generator_type = config.get("type", "mixture")
         self.static_weight = nn.Parameter(outputs_side_by_side(*filter_shape)) if static else None
         self.guide_weight = nn.Parameter(torch.empty(num_regions, in_channels, *guide_kernel)) if own_guide else None
-        # Not by `init_weights`: a parent's init_cfg sets the bias before it calls that.
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.copied_bias: Tensor | None = None  # of the convolution that `convert` made the layer of, on the CPU
         self._observers: list[Callable[[Tensor], Tensor | None]] = []
-        self.init_weights()
+        self.reset_parameters()
         self.to(device=device, dtype=dtype)
 
     def _explicit_pads(self) -> tuple[int, int, int, int]:
@@ -153,10 +153,17 @@ class DRConv2d(nn.Module):
         top, left = pair("padding", self.padding, 0)
         return left, left, top, top
 
+    def reset_parameters(self) -> None:
+        """Initialises all in place, as ``nn.Conv2d.reset_parameters``; the bias at zero."""
+        self.init_weights()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def init_weights(self) -> None:
         """Initialises in place: outputs with the variance of ``kaiming_init`` (fan_out, relu), regions that differ.
 
-        The bias stays: it starts at zero, or as a parent's ``init_cfg`` has set it (a detector's prior probability).
+        The bias stays where a parent's ``init_cfg`` has just set it (a detector's prior probability); what `convert`
+        copied of a convolution, which ``init_cfg`` would have set to zero, becomes that.
         Named so that mmcv's ConvModule and mmengine's BaseModule leave the layer to itself.
         """
         std = (2 / (self.out_channels * self.kernel_size[0] * self.kernel_size[1])) ** 0.5
@@ -167,6 +174,8 @@ class DRConv2d(nn.Module):
             self.generator.reset_parameters(std * _INITIAL_SHARE**0.5 / self.generator.gain)
         if self.guide_weight is not None:
             reset_guide_(self.guide_weight)
+        if self.copied_bias is not None and torch.equal(self.bias.detach().cpu(), self.copied_bias):
+            nn.init.zeros_(self.bias)
 
     def generate_filters(self, input: Tensor) -> Tensor:
         """The filter banks ``[N, m, O, C/groups, kh, kw]`` for an input ``[N, C, H, W]``."""

@@ -243,15 +243,19 @@ def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> 
         names = [f"param_scheduler.{index}" for index in range(len(schedulers))]
     counted = [pair for pair in zip(names, schedulers, strict=True) if pair[1].get("by_epoch", True) == by_epoch]
     # The Runner lets a schedule without an end run to that of the training.
-    kept = {scheduler.get("end", own) for _, scheduler in counted if scheduler.get("end", own) < min(own, length)}
+    first = [scheduler.get("end", own) for _, scheduler in counted if not scheduler.get("begin")]
+    warmup = min((end for end in first if end <= own / 2 and end < length), default=0)
 
     def moved(step: int) -> int:
-        return step if step in kept or not step else max(1, round(step * length / own))
+        if step <= warmup or step == own:
+            return length if step == own else step
+        fitted = warmup + round((step - warmup) * (length - warmup) / (own - warmup))
+        return max(1, min(fitted, length - 1))
 
     options = {}
     for name, scheduler in counted:
         old_begin, old_end = scheduler.get("begin", 0), scheduler.get("end", own)
-        if old_end in kept:
+        if old_end <= warmup:
             continue
         begin = min(moved(old_begin), length - 1)
         end = max(moved(old_end), begin + 1)

@@ -63,10 +63,20 @@ def test_config_has_dynamic_layers_and_its_own_settings(text, tmp_path):
 
 
 @pytest.mark.parametrize("text", SCRIPTS)
-def test_script_runs(text, capsys):
+def test_script_runs(text, capsys, tmp_path, monkeypatch):
     names = {}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     exec(compile(text, "enable.md", "exec"), names)
-    if "print" in text:
+    if "start.pth" in text:
+        twin = Config.fromfile("configs/classification/shufflenet-v2-0.5x-drconv_sample-64x64.py")
+        model = names["build_model"](twin)
+        missing = model.load_state_dict(torch.load("start.pth")["state_dict"], strict=False)
+        assert not missing.unexpected_keys
+        image = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(model.eval()(image), names["model"].eval()(image), rtol=1e-4, atol=1e-4)
+    elif "print" in text:
         printed = [line for line in capsys.readouterr().out.splitlines() if " - mmengine - INFO - " not in line]
         assert printed == ["['layer1.0.conv1', 'layer1.1.conv1']"]
     else:

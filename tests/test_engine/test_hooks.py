@@ -131,18 +131,20 @@ def test_warns_of_a_layer_that_uses_one_region(tmp_path):
 
 def test_by_iterations_layers_are_judged_before_the_end(tmp_path):
     """Once where a layer stays as it is, again where it recovered meanwhile."""
-    model, regions = Model(), iter([0] * 20 + [None] * 10 + [0] * 10)
+    model, regions = Model(), iter([0] * 20 + [None] * 10 + [0] * 10 + [0] * 5)
 
     def collapse(name, found, num_regions):
         region = next(regions)
         return None if region is None else torch.full_like(found, region)
 
-    loop = dict(by_epoch=False, max_iters=40)
+    loop = dict(by_epoch=False, max_iters=45)
     with observe_regions(model, collapse):
         runner, records = train(tmp_path, model, train_cfg=loop, log_processor=dict(by_epoch=False))
-    assert runner.iter == 40
+    assert runner.iter == 45
     warned = [record for record in records if "One region got every pixel" in record.getMessage()]
     assert len(warned) == 2 and "in the last 10 observations" in warned[0].getMessage()
+    told = [record for record in records if "region entropy" in record.getMessage()]
+    assert len(told) == 3  # and of its recovery
 
 
 class OneOfTwo(Model):

@@ -13,7 +13,7 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from drconv_mm import DRConv2d, region_conv2d
+from drconv_mm import DRConv2d, convert, region_conv2d
 from drconv_mm.layers import GENERATORS, FilterGenerator, observe_regions, register_generator
 
 GEOMETRIES = [
@@ -454,19 +454,24 @@ class TestLife:
         assert (parent.plain.weight == 7).all()
         assert not any((p == 7).any() for p in parent.dynamic.parameters())
 
-    def test_init_cfg_of_a_prediction_layer_keeps_its_bias(self):
+    @pytest.mark.parametrize("converted", [False, True])
+    def test_biases_start_as_init_cfg_has_them(self, converted):
+        """A prior where the layer is named, else zero, even where the bias of a converted convolution was random."""
         from mmengine.model import BaseModule
 
         class Head(BaseModule):
             def __init__(self):
-                prior = dict(type="Normal", name="conv", std=0.01, bias_prob=0.01)
+                prior = dict(type="Normal", name="cls", std=0.01, bias_prob=0.01)
                 super().__init__(init_cfg=dict(type="Normal", layer="Conv2d", std=0.01, override=prior))
-                self.conv = DRConv2d(6, 8, 3)
+                self.cls, self.reg = ((nn.Conv2d if converted else DRConv2d)(6, 8, 3) for _ in range(2))
 
         head = Head()
-        assert not head.conv.bias.any()
+        if converted:
+            convert(head)
+        assert isinstance(head.reg, DRConv2d) and bool(head.reg.bias.any()) == converted
         head.init_weights()
-        torch.testing.assert_close(head.conv.bias.sigmoid(), torch.full((8,), 0.01))
+        torch.testing.assert_close(head.cls.bias.sigmoid(), torch.full((8,), 0.01))
+        assert not head.reg.bias.any()
 
     @pytest.mark.parametrize("generator", KINDS)
     def test_channels_last(self, generator):

@@ -73,7 +73,7 @@ def write_markdown(
         lines += [f"| {_text(name)} | {_text(value)} |" for name, value in environment.items()] + [""]
     write_whole(path, "\n".join(lines))
     for old in stale - set(written.values()):
-        old.unlink()
+        old.unlink(missing_ok=True)  # another report of the same suite may be faster
 
 
 def _done(content: Content) -> str:
