@@ -247,8 +247,10 @@ def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> 
     warmup = min((end for end in first if end <= own / 2 and end < length), default=0)
 
     def moved(step: int) -> int:
-        if step <= warmup or step == own:
-            return length if step == own else step
+        if step == own:
+            return length
+        if step <= warmup:
+            return step
         fitted = warmup + round((step - warmup) * (length - warmup) / (own - warmup))
         return max(1, min(fitted, length - 1))
 
