@@ -36,6 +36,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from scipy import stats
@@ -684,6 +685,12 @@ VERDICTS = {  # of the pairs' own interval and that of the common scatter: wheth
 }
 
 
+def has_regions(arm: str) -> bool:
+    """Whether there is a choice."""
+    spec = ARMS[arm].drconv
+    return spec is not None and spec.get("num_regions", 8) > 1
+
+
 def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     """A network's lines of Markdown."""
     heads = [
@@ -693,11 +700,11 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     ]  # fmt: skip
     lines = [f"### {network}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for (arm, rate), runs in found.items():
-        first, spec = runs[0], ARMS[arm].drconv
+        first = runs[0]
         top1 = [mean_and_spread([run[key] for run in runs]) for key in ("top1", "top1_region_zero", "top1_shuffled")]
         entropy = [max(0.0, value) for run in runs for value in run["entropy"].values()]  # -0.0 in older ones
         used = ""
-        if spec is None or spec.get("num_regions", 8) == 1:
+        if not has_regions(arm):
             top1[1:] = ["", ""]  # nothing to change
         else:
             used = f"{sum(e > 0.3 for e in entropy)} of {len(entropy)} ({min(entropy):.2f}, {median(entropy):.2f})"
@@ -781,36 +788,49 @@ def comparisons(found: dict[str, Found], ours: str, others: list[str]) -> list[s
 RATE_COLORS = {0.05: "tab:green", 0.1: "tab:blue", 0.2: "tab:orange"}
 
 
-def plot(found: dict[str, Found], path: Path) -> None:
-    """Top-1 of each run by arm, and the default's entropies by layer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    height = 0.24 * max(4, *map(len, found.values())) + 0.5
-    figure, axes = plt.subplots(
-        2, len(found), figsize=(5.2 * len(found), height + 4), height_ratios=(height, 4), squeeze=False
-    )
-    for (network, arms), upper, lower in zip(found.items(), *axes, strict=True):
-        names = [f"{arm} at {rate}" for arm, rate in arms][::-1]
-        for row, runs in enumerate(reversed(arms.values())):
+def plot_top1(found: dict[str, Found], path: Path) -> None:
+    """Top-1 of each run, by arm."""
+    most = max(4, *map(len, found.values()))
+    figure = Figure(figsize=(5.2 * len(found), 0.24 * most + 1), layout="constrained")
+    columns = figure.subplots(1, len(found), squeeze=False)[0]
+    for (network, arms), axes in zip(found.items(), columns, strict=True):
+        for row, runs in enumerate(arms.values()):
             values = [run["top1"] for run in runs]
-            upper.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.6)
-            upper.plot(mean(values), row, "|", color="black", markersize=16)
-        upper.set_yticks(range(len(names)), names)
-        upper.set(title=network, xlabel="top-1, % (points: seeds, bar: mean)")
-        upper.grid(axis="x", alpha=0.4)
+            axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.6)
+            axes.plot(mean(values), row, "|", color="black", markersize=16)
+        axes.set_yticks(range(len(arms)), [f"{arm} at {rate}" for arm, rate in arms])
+        axes.set_ylim(most - 0.5, -0.5)  # from the top, as in the tables
+        axes.set(title=network, xlabel="top-1, % (points: seeds, bar: mean)")
+        axes.grid(axis="x", alpha=0.4)
+    figure.savefig(path, dpi=90)
+
+
+def plot_entropy(found: dict[str, Found], path: Path) -> None:
+    """Region entropy by layer: of each arm the mean of its seeds, of the default each seed."""
+    used = {n: {key: runs for key, runs in arms.items() if has_regions(key[0])} for n, arms in found.items()}
+    used = {network: arms for network, arms in used.items() if arms}
+    if not used:
+        return
+    most = max(4, *map(len, used.values()))
+    height = 0.24 * most + 1
+    figure = Figure(figsize=(5.2 * len(used), height + 4), layout="constrained")
+    rows = figure.subplots(2, len(used), height_ratios=(height, 4), squeeze=False)
+    for (network, arms), upper, lower in zip(used.items(), *rows, strict=True):
+        means = [np.mean([list(run["entropy"].values()) for run in runs], axis=0) for runs in arms.values()]
+        image = upper.imshow(means, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        upper.set_yticks(range(len(arms)), [f"{arm} at {rate}" for arm, rate in arms])
+        upper.set_ylim(most - 0.5, -0.5)
+        upper.set(title=network, xlabel="DRConv layer, from input to output")
         for rate, runs in ((rate, runs) for (arm, rate), runs in arms.items() if arm == "drconv"):
             color = RATE_COLORS.get(rate, "tab:gray")
             lower.plot([], ".-", color=color, label=f"at {rate}, {len(runs)} seeds")
             for run in runs:
                 lower.plot(list(run["entropy"].values()), ".-", color=color, alpha=0.7)
         lower.axhline(0.3, color="gray", linestyle="--")
-        lower.set(xlabel="DRConv layer, from input to output", ylabel="region entropy / log m", ylim=(0, 1.02))
+        lower.set(xlabel="DRConv layer, from input to output", ylabel="region entropy / log m, drconv", ylim=(0, 1.02))
         if lower.get_legend_handles_labels()[0]:
-            lower.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
-    figure.tight_layout()
+            lower.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=3, frameon=False, fontsize="small")
+    figure.colorbar(image, ax=rows[0, -1], label="region entropy / log m, mean of the seeds")
     figure.savefig(path, dpi=90)
 
 
@@ -845,7 +865,8 @@ def report(args: argparse.Namespace) -> None:
         before, after = text.split(begin)[0], text.split(end)[1]
         page.write_text("\n".join([f"{before}{begin}", "", *lines, f"{end}{after}"]))
     print("\n".join(lines))
-    plot(found, args.results / "learning.png")
+    plot_top1(found, args.results / "learning.png")
+    plot_entropy(found, args.results / "entropy.png")
 
 
 def parse_args() -> argparse.Namespace:

@@ -66,7 +66,8 @@ def test_runs_once_and_reports(study):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert all("| random fixed region maps | 0.05 | 1 |" in tables for tables in (text, printed))
-    assert (results / "learning.png").stat().st_size > 10_000
+    for picture in ("learning.png", "entropy.png"):
+        assert (results / picture).stat().st_size > 10_000
     run(TOOL, "report", *arguments)
     assert page.read_text() == text
 
