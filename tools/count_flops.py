@@ -15,10 +15,7 @@ from mmengine.config import Config, DictAction
 
 import drconv_mm  # noqa: F401  (registers the conv type for configs that name it DRConv)
 from drconv_mm.engine.complexity import PARTS, Cost, count_by_part
-from drconv_mm.engine.model import build_model
-
-# What the toolboxes' stock configs read: ImageNet's crop, COCO's and Cityscapes' pictures, and faces.
-_SHAPES = {"mmpretrain": (224, 224), "mmdet": (800, 1333), "mmseg": (512, 1024), "mmengine": (112, 112)}
+from drconv_mm.engine.model import STOCK_SHAPES, build_model, stock_shape
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "configs", nargs="+", metavar="CONFIG", help="config of mmdet, mmseg, mmpretrain or a face network"
     )
-    shapes = ", ".join(f"{scope} {h} {w}" for scope, (h, w) in _SHAPES.items())
+    shapes = ", ".join(f"{scope} {h} {w}" for scope, (h, w) in STOCK_SHAPES.items())
     parser.add_argument(
         "--shape",
         type=int,
@@ -48,9 +45,7 @@ def count_config(path: str, shape: tuple[int, int] | None, options: dict | None)
         config.merge_from_dict(options)
     scope = config.get("default_scope") or "mmdet"
     model = build_model(config, scope)
-    if shape is None and scope == "mmengine":  # a face network, which may be built for one size
-        shape = getattr(getattr(model, "backbone", None), "input_size", None)
-    shape = tuple(shape or _SHAPES.get(scope, (224, 224)))
+    shape = tuple(shape or stock_shape(model, scope))
     return count_by_part(model, shape), shape
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
-from .common import pick, region_map, wide_dtype
+from .common import bank_matrices, is_pixelwise, patches, pick, region_map, wide_dtype
 
 # Numbers that the product of a few samples may give: it is read again at once, from a CPU's cache.
 _CHUNK_NUMEL = 1 << 20
@@ -22,24 +22,6 @@ _ON_GPU = 64
 def why_not(device: torch.device) -> str | None:
     """Stock matrix products run anywhere."""
     return None
-
-
-def _columns(input: torch.Tensor, kernel_size: tuple[int, int], geometry: Geometry) -> torch.Tensor:
-    """Patches [N, groups, C/groups * taps, Ho * Wo]."""
-    if _is_pixelwise(kernel_size, geometry):
-        columns = input.flatten(2)
-    else:
-        columns = F.unfold(input, kernel_size, geometry.dilation, geometry.padding, geometry.stride)
-    return columns.unflatten(1, (geometry.groups, -1))
-
-
-def _is_pixelwise(kernel_size: tuple[int, int], geometry: Geometry) -> bool:
-    return kernel_size == geometry.stride == (1, 1) and geometry.padding == (0, 0)
-
-
-def _matrices(filters: torch.Tensor, groups: int) -> torch.Tensor:
-    """Filter banks [N or 1, groups, m * O/groups, C/groups * taps]: a group's rows lie together."""
-    return filters.flatten(3).unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
 
 
 def _samples(input: torch.Tensor, numel: int) -> Iterator[slice]:
@@ -58,10 +40,10 @@ def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geo
     """See `Backend`."""
     regions = region_map(guide)
     num_regions, out_channels = filters.shape[1:3]
-    matrices, positions = _matrices(filters, geometry.groups), regions[0].numel()
+    matrices, positions = bank_matrices(filters, geometry.groups), regions[0].numel()
     output = input.new_empty(input.shape[0], out_channels, *regions.shape[1:])
     for samples in _samples(input, num_regions * out_channels * positions):
-        columns = _columns(input[samples], filters.shape[-2:], geometry)
+        columns = patches(input[samples], filters.shape[-2:], geometry)
         answers = (_of(samples, matrices) @ columns).unflatten(2, (num_regions, -1))
         chosen = regions[samples].flatten(1)[:, None, None, None].expand(*answers.shape[:2], 1, *answers.shape[3:])
         output[samples] = answers.gather(2, chosen).view(output[samples].shape)
@@ -81,14 +63,14 @@ def backward(
     regions = region_map(guide)
     want_input, want_filters, want_response = wanted
     groups, (num_regions, out_channels), kernel_size = geometry.groups, filters.shape[1:3], filters.shape[-2:]
-    matrices, positions, wide = _matrices(filters, groups), regions[0].numel(), wide_dtype(input.dtype)
+    matrices, positions, wide = bank_matrices(filters, groups), regions[0].numel(), wide_dtype(input.dtype)
     banks = torch.arange(num_regions, device=input.device).view(-1, 1, 1)
     grad_input = torch.empty_like(input) if want_input else None
     # Samples that share filters add up: in fp32 at least, whatever the images' precision.
     grad_matrices = torch.zeros_like(matrices, dtype=wide) if want_filters else None
     response = torch.empty(len(input), num_regions, *regions.shape[1:], device=input.device, dtype=wide)
     for samples in _samples(input, num_regions * out_channels * positions):
-        columns = _columns(input[samples], kernel_size, geometry)
+        columns = patches(input[samples], kernel_size, geometry)
         # [n, groups, 1, O/groups, Ho * Wo]
         grads = grad_output[samples].flatten(2).unflatten(1, (groups, 1, -1))
         matrix = _of(samples, matrices)
@@ -100,7 +82,7 @@ def backward(
             chosen = (grads * here).flatten(2, 3)
             if want_input:
                 grad_columns = (matrix.mT @ chosen).flatten(1, 2)
-                if _is_pixelwise(kernel_size, geometry):
+                if is_pixelwise(kernel_size, geometry):
                     grad_input[samples] = grad_columns.view(input[samples].shape)
                 else:
                     grad_input[samples] = F.fold(

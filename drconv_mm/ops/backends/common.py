@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+
+from ..geometry import Geometry
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -18,3 +21,22 @@ def pick(response: torch.Tensor, candidates: torch.Tensor | None) -> torch.Tenso
 def region_map(guide: torch.Tensor) -> torch.Tensor:
     """The region ``[N, Ho, Wo]`` (int64) of each pixel of a guide ``[N, m, Ho, Wo]``; ties go to the lowest index."""
     return guide.max(1).indices  # documented to be the first maximum, as argmax, and much faster on a CPU
+
+
+def patches(input: torch.Tensor, kernel_size: tuple[int, int], geometry: Geometry) -> torch.Tensor:
+    """What the filters see at each position: ``[N, groups, C/groups * taps, Ho * Wo]``."""
+    if is_pixelwise(kernel_size, geometry):
+        columns = input.flatten(2)
+    else:
+        columns = F.unfold(input, kernel_size, geometry.dilation, geometry.padding, geometry.stride)
+    return columns.unflatten(1, (geometry.groups, -1))
+
+
+def is_pixelwise(kernel_size: tuple[int, int], geometry: Geometry) -> bool:
+    """Whether an output's patch is the input's pixel at its place."""
+    return kernel_size == geometry.stride == (1, 1) and geometry.padding == (0, 0)
+
+
+def bank_matrices(filters: torch.Tensor, groups: int) -> torch.Tensor:
+    """Filter banks as ``[N or 1, groups, m * O/groups, C/groups * taps]``: a group's rows lie together."""
+    return filters.flatten(3).unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
