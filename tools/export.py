@@ -60,7 +60,10 @@ def parse_args() -> argparse.Namespace:
 
 def flat(outputs: object) -> list[torch.Tensor]:
     """The tensors in nested lists, tuples and dicts, in order."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    parts = outputs.values() if isinstance(outputs, dict) else outputs
+    return [leaf for part in parts for leaf in flat(part)]
 
 
 def main() -> None:
@@ -96,7 +99,7 @@ def export(args: argparse.Namespace) -> str:
     about = dict(
         drconv_mm=drconv_mm.__version__,
         config=args.config.name,
-        data_preprocessor=json.dumps(config.model.get("data_preprocessor") or {}),
+        data_preprocessor=json.dumps(config.model.get("data_preprocessor") or {}, default=str),
     )
     # Another number than it was traced with.
     images = torch.randn(3, 3, *shape) if args.dynamic_batch else images
