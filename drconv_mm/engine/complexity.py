@@ -18,6 +18,8 @@ from ..layers.generators import FilterGenerator
 # What papers count: convolutions and linear layers. The rest (norms, which fold away, pooling, resizing) is apart.
 PARTS = ("convolution", "guide", "generator", "linear")
 
+_PRODUCTS = ("linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+
 # mmcv's DCN and DCNv2, by the names that a trace gives them.
 _DEFORMABLE = ("PythonOp.DeformConv2dFunction", "PythonOp.ModulatedDeformConv2dFunction")
 
@@ -48,6 +50,12 @@ def _sizes(value: torch.Value) -> list[int] | None:
 def _baddbmm_multiply_adds(inputs: list, outputs: list) -> int:
     """A handle that mmengine has for ``bmm`` and ``addmm`` alone."""
     return prod(outputs[0].type().sizes()) * inputs[1].type().sizes()[-1]
+
+
+def _attention_multiply_adds(inputs: list, outputs: list) -> int:
+    """A handle for ``F.scaled_dot_product_attention``: queries times keys, and what comes of it times values."""
+    (*rows, width), (*_, keys, _), (*_, value_width) = (_sizes(value) for value in inputs[:3])
+    return prod(rows) * keys * (width + value_width)
 
 
 def image_samples(model: nn.Module, count: int, shape: tuple[int, int]) -> list | None:
@@ -97,6 +105,7 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
     analyzer = FlopAnalyzer(model.eval(), image)
     analyzer.set_op_handle("drconv_mm::region_conv2d", _region_conv_multiply_adds)
     analyzer.set_op_handle("aten::baddbmm", _baddbmm_multiply_adds)
+    analyzer.set_op_handle("aten::scaled_dot_product_attention", _attention_multiply_adds)
     for name in _DEFORMABLE:
         analyzer.set_op_handle(f"prim::{name}", _deformable_multiply_adds)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -137,7 +146,7 @@ def count_by_part(model: nn.Module, shape: tuple[int, int], channels: int = 3) -
 
 
 def _products(operators: Counter) -> int:
-    return sum(operators[kind] for kind in ("linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"))
+    return sum(operators[kind] for kind in _PRODUCTS)
 
 
 def _has_own_guide(module: nn.Module) -> bool:
@@ -156,9 +165,9 @@ def _parameters(modules: dict[str, nn.Module]) -> Counter:
                 part = "guide"
             elif isinstance(module, FilterGenerator):
                 part = "generator"
-            elif isinstance(module, (DRConv2d, nn.modules.conv._ConvNd)):
+            elif isinstance(module, (DRConv2d, nn.modules.conv._ConvNd)) or hasattr(module, "deform_groups"):
                 part = "convolution"
             else:
-                part = "linear" if isinstance(module, nn.Linear) else "other"
+                part = "linear" if isinstance(module, (nn.Linear, nn.MultiheadAttention)) else "other"
             counts[part] += parameter.numel()
     return counts

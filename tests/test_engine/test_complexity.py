@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,8 +35,33 @@ def test_counts_deformable_convolutions(conv_type, points, groups):
 
     layer = build_conv_layer(dict(type=conv_type), 8, 16, 3, padding=1, groups=groups)
     offsets = 8 * points * 9 * 9  # a dense 3x3 convolution, to a point's numbers for each of nine points
-    cost = count_by_part(layer, (20, 10), channels=8)["total"]
-    assert cost.multiply_adds == 200 * (16 * 8 // groups * 9 + offsets)
+    costs = count_by_part(layer, (20, 10), channels=8)
+    assert costs["total"].multiply_adds == 200 * (16 * 8 // groups * 9 + offsets)
+    assert costs["convolution"] == costs["total"]
+
+
+class Attends(nn.Conv2d):
+    def forward(self, image):
+        pixels = super().forward(image).flatten(2).transpose(1, 2)[:, None]
+        return F.scaled_dot_product_attention(pixels, pixels[..., :7, :], pixels[..., :7, :2])
+
+
+def test_counts_attention():
+    assert count_by_part(Attends(3, 8, 1), (4, 5))["linear"].multiply_adds == 20 * 7 * (8 + 2)
+
+
+def test_an_attentions_own_weights_are_of_its_linear_layers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, image):
+            pixels = image.flatten(2).transpose(1, 2)
+            return self.attention(pixels, pixels, pixels, need_weights=False)[0]
+
+    linear = count_by_part(Net().train(), (4, 5), channels=8)["linear"]
+    assert linear.parameters == 4 * (8 * 8 + 8)
 
 
 def test_tells_what_it_cannot_count():

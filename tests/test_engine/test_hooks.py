@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace as Namespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from drconv_mm import DRConv2d, RegionStatsHook, RegionVisHook
+from drconv_mm import CheckClassesHook, DRConv2d, RegionStatsHook, RegionVisHook
 from drconv_mm.layers import observe_regions
 
 from ..processes import run_in_processes
@@ -129,6 +130,21 @@ def test_warns_of_a_layer_that_uses_one_region(tmp_path):
     assert warning.levelno == logging.WARNING and "{'guide_weight': dict(lr_mult=0.5)}" in warning.getMessage()
 
 
+@pytest.mark.parametrize(("num_regions", "first", "warnings"), [(8, None, 0), (8, 0, 2), (1, 0, 0)])
+def test_an_epoch_is_judged_as_a_whole(tmp_path, num_regions, first, warnings):
+    """Two epochs of two iterations, of which the second uses one region; one region alone is no collapse."""
+    model, found = Model(), iter([first, 0] * 2)
+    model.conv = DRConv2d(3, 4, 3, num_regions=num_regions)
+
+    def collapse(name, regions, num_regions):
+        region = next(found)
+        return None if region is None else torch.full_like(regions, region)
+
+    with observe_regions(model, collapse):
+        _, records = train(tmp_path, model, epochs=2)
+    assert sum("One region got" in record.getMessage() for record in records) == warnings
+
+
 def test_by_iterations_layers_are_judged_before_the_end(tmp_path):
     """Once where a layer stays as it is, again where it recovered meanwhile."""
     model, regions = Model(), iter([0] * 20 + [None] * 10 + [0] * 10 + [0] * 5)
@@ -203,6 +219,24 @@ def test_draws_at_its_interval_and_not_more_than_it_may(tmp_path):
     assert pictures == ["regions_test_0_0", "regions_test_2_0", "regions_test_4_0"]
 
 
+def test_draws_the_first_image_of_a_batch_at_the_iteration_that_it_is_of(tmp_path):
+    model, hook = Model(), RegionVisHook(interval=1)
+    images = [torch.zeros(3, 8, 8), 255 * torch.rand(3, 8, 8)]
+    pictures = []
+    runner = Namespace(
+        model=model, iter=7, visualizer=Namespace(add_image=lambda *picture, step: pictures.append((*picture, step)))
+    )
+    hook._before_iter(runner, 0, mode="train")
+    assert not model.conv._observers
+    hook._before_iter(runner, 0, mode="val")
+    model(torch.stack(images))
+    regions, _ = hook._recorder.regions["conv"]
+    hook._after_iter(runner, 0, dict(inputs=images), mode="val")
+    ((name, picture, step),) = pictures
+    assert (name, step) == ("regions_val_0", 7)
+    assert picture[18:, :240].max() == 0 and (regions == regions[0, 0]).all(), "an image without edges has one region"
+
+
 @pytest.mark.parametrize("phase", ["train", "val", "test"])
 def test_another_number_of_classes_is_an_error(tmp_path, phase):
     runner = make_runner(tmp_path, Model(), dict(type="drconv_mm.CheckClassesHook"), phase)
@@ -210,6 +244,14 @@ def test_another_number_of_classes_is_an_error(tmp_path, phase):
         getattr(runner, phase)()
     runner.model.head.num_classes = 3
     getattr(runner, phase)()
+
+
+def test_classes_are_checked_behind_a_wrapper():
+    """As in a training on several GPUs."""
+    loader = Namespace(dataset=Images())
+    runner = Namespace(model=nn.DataParallel(Model()), val_loop=None, train_dataloader=loader)
+    with pytest.raises(ValueError, match="num_classes=2, but train_dataloader has 3 classes"):
+        CheckClassesHook().before_train(runner)
 
 
 @pytest.mark.parametrize("names", [("cat", "cow", "dog"), ("cat", "dog", "cows"), ("cat", "dog")])

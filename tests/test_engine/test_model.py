@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,6 @@ from mmengine.optim import build_optim_wrapper
 from drconv_mm.engine.model import build_model
 
 CONFIGS = Path(__file__).parents[2] / "configs/classification"
-
-
-def test_a_preprocessor_beside_the_model_is_the_models():
-    """mmpretrain's place for it: a model without would see pixels from 0 to 255, blue first."""
-    model = build_model(Config.fromfile(CONFIGS / "mobilenet-v2_caltech20-96x96.py")).eval()
-    image = torch.arange(3 * 4 * 4, dtype=torch.uint8).view(3, 4, 4)
-    seen = model.data_preprocessor(dict(inputs=[image]))["inputs"][0]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
-    torch.testing.assert_close(seen, (image.flip(0) - mean) / std)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_8xb128_in1k.py")), ids=lambda path: path.stem)
@@ -34,6 +26,32 @@ def test_the_papers_recipe(path):
     assert config.model.head.loss.label_smooth_val == 0.1 and config.model.head.num_classes == 1000
     (crop,) = (step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomResizedCrop")
     assert crop.scale == 224
+    train, val = config.train_dataloader, config.val_dataloader
+    assert (train.dataset.data_prefix, train.sampler.shuffle) == ("train", True)
+    assert (val.dataset.data_prefix, val.sampler.shuffle) == ("val", False)
+    resized, cropped = val.dataset.pipeline[1:3]
+    assert (resized.type, resized.scale, resized.edge) == ("ResizeEdge", 256, "short")
+    assert (cropped.type, cropped.crop_size) == ("CenterCrop", 224)
+    assert config.model.head.loss.mode == "original"  # q = (1 - eps) one-hot + eps / classes
+
+
+@pytest.mark.parametrize("recipe", ["caltech20-96x96", "8xb128_in1k"])
+@pytest.mark.parametrize("network", ["shufflenet-v2-0.5x", "mobilenet-v1", "resnet18", "drconv-shufflenet-v2-0.5x"])
+def test_images_are_normalised_as_imagenets(network, recipe):
+    """mmpretrain's place for the preprocessor is beside the model: without, it would see 0 to 255, blue first."""
+    model = build_model(Config.fromfile(CONFIGS / f"{network}_{recipe}.py")).eval()
+    image = torch.arange(3 * 4 * 4, dtype=torch.uint8).view(3, 4, 4)
+    seen = model.data_preprocessor(dict(inputs=[image]))["inputs"][0]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    torch.testing.assert_close(seen, (image.flip(0) - mean) / std)
+
+
+def test_classes_to_pretrain_on_are_others_than_those_to_tune_on():
+    configs = (Config.fromfile(CONFIGS / f"shufflenet-v2-0.5x_caltech20{half}-96x96.py") for half in "ab")
+    classes = json.loads((CONFIGS.parents[1] / "docs/learning/data.json").read_text())["classes"]
+    for config, half in zip(configs, (sorted(classes)[::2], sorted(classes)[1::2]), strict=True):
+        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+            assert list(loader.dataset.metainfo.classes) == half
 
 
 @pytest.mark.parametrize("recipe", ["caltech20-96x96", "8xb128_in1k"])

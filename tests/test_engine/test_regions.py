@@ -55,6 +55,15 @@ def test_recorder_crops_the_padding_away():
     assert not model.conv._observers and not model.data_preprocessor._forward_hooks
 
 
+def test_maps_lie_on_the_pixels_that_they_are_of():
+    recorder, regions = RegionRecorder(nn.Identity()), np.zeros((16, 24), np.uint16)
+    regions[:, 6:12] = 4
+    recorder.regions, recorder._padded = {"a": (regions, 8)}, (32, 48)  # of which the image has 24 x 24
+    tile = recorder.picture(torch.zeros(3, 24, 24))[18:, 240:]
+    for half, region in ((tile[:, :120], 0), (tile[:, 120:], 4)):
+        assert (half == (0.55 * PALETTE[region]).astype(np.uint8)).all()
+
+
 def test_recorder_keeps_a_layers_first_run_in_the_order_of_channels_that_the_model_has():
     class Mirrored(nn.Module):
         def __init__(self, channel_order=None):

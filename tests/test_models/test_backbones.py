@@ -27,6 +27,8 @@ def dynamic_names(model):
         (MobileNetV1, 0.25, (16, 32, 64, 128, 256), (2, 4, 8, 16, 32)),
         (DRConvShuffleNetV2, 0.5, (48, 96, 192, 1024), (8, 16, 32, 32)),
         (DRConvShuffleNetV2, 1.0, (116, 232, 464, 1024), (8, 16, 32, 32)),
+        (MobileNetV1, 0.3, (19, 38, 77, 154, 307), (2, 4, 8, 16, 32)),  # the nearest, not the one below
+        (DRConvShuffleNetV2, 1.5, (176, 352, 704, 1024), (8, 16, 32, 32)),
         (DRConvShuffleNetV2, 2.0, (244, 488, 976, 2048), (8, 16, 32, 32)),
         (DRConvShuffleNetV2, 0.75, (82, 164, 328, 1024), (8, 16, 32, 32)),
     ],

@@ -317,6 +317,68 @@ def test_another_start_is_another(arm):
     assert with_it.keys() != without.keys() or any(not torch.equal(v, without[name]) for name, v in with_it.items())
 
 
+def test_evaluation_is_of_the_trained_network_as_it_stands():
+    model = study_learning.build(NETWORK, study_learning.ARMS["standard"], 5).train()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+        model.fc.bias.copy_(torch.tensor([0, 0, 9.0, 0, 0]))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    images, labels = torch.randint(256, (8, 3, 112, 112), dtype=torch.uint8), torch.tensor([2, 2, 2, 0, 1, 3, 4, 0])
+    top1, loss = study_learning.evaluate(model, images, labels, None)
+    assert top1 == 37.5 and loss == pytest.approx(9 * 5 / 8, abs=2e-3)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize("arm", ["drconv", "no_decay"])
+def test_what_decays(arm):
+    model = study_learning.build(NETWORK, study_learning.ARMS[arm], 20)
+    groups = study_learning.optimizer_of(model, study_learning.ARMS[arm], torch.tensor(0.1)).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        spared = arm == "no_decay" and ("generator." in name or name.endswith("guide_weight"))
+        assert decay[id(parameter)] == (0 if parameter.dim() < 2 or spared else 4e-5), name
+
+
+def test_the_learning_rate_rises_fifty_iterations_and_falls_linearly(study, tmp_path, monkeypatch):
+    rates, optimizer_of = [], study_learning.optimizer_of
+
+    def watched(*arguments):
+        optimizer = optimizer_of(*arguments)
+        optimizer.register_step_pre_hook(lambda *_: rates.append(float(optimizer.param_groups[0]["lr"])))
+        return optimizer
+
+    monkeypatch.setattr(study_learning, "optimizer_of", watched)
+    study_learning.train_one(NETWORK, "standard", 0.1, 0, 60, study[0], tmp_path / "run.json", "cpu")
+    assert rates == pytest.approx([0.1 * min(1, (i + 1) / 50) * (1 - i / 60) for i in range(60)])
+
+
+def test_mixing_weights_around_zero():
+    layer, input = DRConv2d(16, 16, 1, generator="centred"), torch.randn(2, 16, 4, 4)
+    generator = layer.generator
+    mixing = generator.mixing(input, layer.static_weight)
+    assert mixing.abs().max() <= generator.gain / generator.num_kernels and mixing.mean().abs() < 0.15
+
+
+def test_half_the_gain_is_the_same_start():
+    layer, input = DRConv2d(16, 16, 1), torch.randn(2, 16, 4, 4)
+    before, kernels = layer.generate_filters(input), layer.generator.kernels.detach().clone()
+    assert layer.generator.gain == 4
+    study_learning.gain_start(2.0)(layer)
+    assert layer.generator.gain == 2
+    torch.testing.assert_close(layer.generate_filters(input), before)
+    torch.testing.assert_close(layer.generator.kernels.detach(), 2 * kernels)
+
+
+def test_starts_are_those_that_the_table_names():
+    layer = DRConv2d(64, 64, 1)
+    guide = layer.guide_weight.detach().clone()
+    study_learning.sharp_guide(layer)
+    torch.testing.assert_close(layer.guide_weight.detach(), 4 * guide)
+    for arm, std in (("routing1", 1.0), ("alike", 0.3)):
+        study_learning.ARMS[arm].start(layer)
+        assert layer.generator.routing_bias.std().item() == pytest.approx(std, rel=0.4)
+
+
 def test_a_norm_behind_the_guide_is_of_one_network():
     with pytest.raises(
         ValueError, match=r"behind the guide' is of drconv_shufflenet_v2-0.5x alone, not of mobilenet_v1"

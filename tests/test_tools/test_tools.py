@@ -212,6 +212,26 @@ def test_the_study_of_pretrained_starts(tmp_path, shared_data, monkeypatch, caps
         study_pretrained.keep_source(tmp_path / "found", dict(task="classification", seed=0, metric=-1))
 
 
+def test_a_stopped_fine_tuning_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
+    import study_pretrained
+
+    commands = []
+
+    def ran(command, stdout, **_):
+        commands.append(command)
+        stdout.write("accuracy/top1: 10.0\naccuracy/top1: 20.0\n")
+        stdout.flush()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(study_pretrained.subprocess, "run", ran)
+    for _ in range(2):
+        assert study_pretrained.train("classification", "c.py", tmp_path, ["load_from=a.pth", "x=1"]) == 20.0
+        (tmp_path / "last_checkpoint").write_text("epoch_3.pth")
+    fresh, resumed = commands
+    assert "load_from=a.pth" in fresh and "--resume" not in fresh
+    assert "load_from=a.pth" not in resumed and {"--resume", "x=1"} <= set(resumed)
+
+
 def test_the_study_of_pretrained_starts_says_which_data_is_missing(tmp_path):
     done = run("tools/study_pretrained.py", tmp_path, "--work-dir", tmp_path / "work", check=False)
     assert done.returncode == 1 and not (tmp_path / "work").exists()
