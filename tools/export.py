@@ -53,8 +53,10 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"out={str(args.out)!r} must end in .onnx or .pt2")
     if args.dynamic_batch and args.batch_size is not None:
         parser.error("--dynamic-batch takes any number of images: leave --batch-size out")
-    if min(args.batch_size or 1, *(args.shape or (1,))) < 1:
-        parser.error(f"--batch-size and --shape must be at least 1, got {args.batch_size}, {args.shape}")
+    if args.batch_size is None:
+        args.batch_size = 2 if args.dynamic_batch else 1
+    if min(args.batch_size, *(args.shape or (1,))) < 1:
+        parser.error(f"--batch-size and --shape must be at least 1, got {args.batch_size} and {args.shape}")
     return args
 
 
@@ -87,7 +89,7 @@ def export(args: argparse.Namespace) -> str:
     load_weights(model, checkpoint, f"weights of {str(args.checkpoint)!r}", f"config {str(args.config)!r}")
     model.eval()
     shape = args.shape or stock_shape(model, scope)
-    images = torch.randn(2 if args.dynamic_batch else args.batch_size or 1, 3, *shape)
+    images = torch.randn(args.batch_size, 3, *shape)
     try:
         program = export_network(model, images, args.dynamic_batch)
     except Exception as error:  # tracing can fail in any way

@@ -30,7 +30,8 @@ def convert(
     Args:
         model: Any module that is not a convolution itself.
         include: Shell patterns of module names (``'backbone.layer1.*'``; ``*`` crosses dots). A name stands for all
-            that lies below it as well.
+            that lies below it as well. A module that stands at several places is replaced at all of them, if one of its
+            names matches.
         exclude: Patterns that are left alone, in the same form.
         apply_to: Of the convolutions named, those that become dynamic: a dict of `ApplyTo`'s arguments.
         **drconv: `DRConv2d`'s own arguments: ``num_regions``, ``generator``, ``guide_kernel_size``, ...
@@ -69,26 +70,30 @@ def convert(
                 )
     owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
     plain: Counter = Counter()
-    chosen: dict[str, nn.Conv2d] = {}
+    # A module that stands at several places (a shared head) is one: named by any of its names, at all of them.
+    places: dict[int, list[str]] = {}
     for name, module in convolutions.items():
-        named = any(_matches(name, p) for p in include) and not any(_matches(name, p) for p in exclude)
-        if named and not isinstance(module, DRConv2d):
+        places.setdefault(id(module), []).append(name)
+    chosen: list[list[str]] = []
+    for names in places.values():
+        module = convolutions[names[0]]
+        named, left_out = (any(_matches(n, p) for n in names for p in patterns) for patterns in (include, exclude))
+        if named and not left_out and not isinstance(module, DRConv2d):
             tied = any(owners[id(p)] > 1 for p in module.parameters(recurse=False))
             reason = "it shares a parameter with another module" if tied else _why_not(module, rule, num_regions)
             if reason is None:
-                chosen[name] = module
+                chosen.append(names)
             else:
                 plain[reason] += 1
     if not chosen:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in plain.most_common()) or "all are DRConv already"
         raise ValueError(f"none of the convolutions named may become DRConv ({reasons}); change include or apply_to")
-    # A module that stands at several places (a shared head) becomes one layer, at all of them.
-    layers = {id(module): _from_conv(module, drconv) for module in chosen.values()}
-    changed = {name: layers[id(module)] for name, module in chosen.items()}
+    layers = [_from_conv(convolutions[names[0]], drconv) for names in chosen]
+    changed = {name: layer for names, layer in zip(chosen, layers, strict=True) for name in names}
     for name, layer in changed.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)
-    report(list(layers.values()), plain)
+    report(layers, plain)
     return changed
 
 

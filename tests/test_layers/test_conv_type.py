@@ -41,6 +41,10 @@ def test_apply_to_chooses_by_geometry():
     assert kinds(apply_to=dict(min_in_channels=1))(1, 8, 3), "one channel is no group"
     only = kinds(apply_to=dict(kernel_size=[1, (3, 3)]))
     assert only(8, 8, 1) and only(8, 8, 3) and not only(8, 8, (1, 3))
+    pair = kinds(apply_to=dict(kernel_size=(1, 3)))
+    assert pair(8, 8, (1, 3)) and not pair(8, 8, 1) and not pair(8, 8, 3)
+    assert kinds(apply_to=dict(depthwise=True))(512, 512, 3, groups=512), "of few numbers"
+    assert kinds(apply_to=dict(grouped=True))(256, 256, 3, groups=32)
     assert kinds(num_regions=2)(64, 128, 3) and not kinds(num_regions=16)(64, 128, 3), "the cap counts m"
 
 
@@ -53,6 +57,13 @@ def test_fallback():
     assert type(DRConv(3, 8, 3)) is nn.Conv2d
     layer = DRConv(3, 8, 3, stride=2, bias=False, fallback=dict(type="ConvAWS"))
     assert type(layer).__name__ == "ConvAWS2d" and layer.stride == (2, 2) and layer.bias is None
+    layer = DRConv(8, 8, 3, 2, 3, 4, 8, fallback=dict(type="Conv"))
+    assert (layer.stride, layer.padding, layer.dilation, layer.groups) == ((2, 2), (3, 3), (4, 4), 8)
+
+
+def test_no_toolbox_gives_a_layer_its_guide():
+    with pytest.raises(ValueError, match="DRConv has no argument 'own_guide'"):
+        DRConv(8, 8, 3, own_guide=False)
 
 
 @pytest.mark.parametrize("conv_type", ["drconv_mm.DRConv", "DRConv", DRConv], ids=str)

@@ -47,6 +47,37 @@ def test_takes_over_dtype_mode_freezing_and_sharing():
     assert [name for name, p in convert(model)["0"].named_parameters() if not p.requires_grad] == ["bias"]
 
 
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_shared_convolution_has_any_of_its_names(name):
+    """As in mmdet's RTMDet, whose levels share theirs."""
+    shared = nn.Conv2d(6, 6, 3)
+    model = nn.ModuleDict(dict(a=shared, b=shared, c=nn.Conv2d(6, 6, 3)))
+    with pytest.raises(ValueError, match="none of the convolutions named"):
+        convert(model, include=["a", "b"], exclude=name)
+    assert sorted(convert(model, include=name)) == ["a", "b"]
+    assert model["a"] is model["b"] and isinstance(model["a"], DRConv2d) and type(model["c"]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_takes_over_geometry(mode):
+    model = nn.Sequential(
+        nn.Conv2d(6, 8, 3, padding=2, dilation=2, padding_mode=mode),
+        nn.Conv2d(8, 8, 3, stride=2, groups=2, padding_mode=mode),
+    )
+    input = torch.randn(2, 6, 9, 8)
+    expected = model(input)
+    assert len(convert(model, apply_to=dict(grouped=True))) == 2
+    torch.testing.assert_close(model(input), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["forward_pre", "forward", "full_backward", "full_backward_pre"])
+def test_a_convolution_with_a_hook_is_left_alone(kind):
+    conv = nn.Conv2d(8, 8, 3)
+    getattr(conv, f"register_{kind}_hook")(lambda *arguments: None)
+    with pytest.raises(ValueError, match="it has hooks, which would be lost"):
+        convert(nn.Sequential(conv))
+
+
 def test_the_cap_counts_m():
     assert convert(nn.Sequential(nn.Conv2d(64, 128, 3)), num_regions=2)
     with pytest.raises(ValueError, match="over max_filter_numel"):

@@ -323,6 +323,31 @@ def test_a_small_guide_looks_at_the_middle_of_the_window():
     assert torch.equal(seen["regions"], middle.argmax(1))
 
 
+def test_of_a_window_without_a_middle_a_small_guide_sees_the_pixel_before_it():
+    layer = DRConv2d(6, 4, 2, padding="same", guide_kernel_size=1)
+    input, seen = images(), {}
+    with observe_regions(layer, lambda name, regions, m: seen.update(regions=regions)):
+        layer(input)
+    assert torch.equal(seen["regions"], F.conv2d(input, layer.guide_weight).argmax(1))
+
+
+def test_a_guide_of_one_number_is_not_centred_away():
+    assert DRConv2d(1, 4, 1).guide_weight.all()
+
+
+def test_a_guide_is_given_to_a_dilated_layer():
+    layer = DRConv2d(6, 4, 3, padding=(2, 1), dilation=(2, 1), own_guide=False)
+    input, guide = images(), torch.randn(2, 8, 17, 14)
+    expected = region_conv2d(input, layer.generate_filters(input), guide, layer.bias, padding=(2, 1), dilation=(2, 1))
+    torch.testing.assert_close(layer(input, guide), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_numbers_that_are_generated(groups):
+    layer = DRConv2d(8, 16, 3, groups=groups)
+    assert layer.filter_numel == layer.generate_filters(torch.randn(1, 8, 5, 5)).numel()
+
+
 def test_a_shared_guide_is_resized_by_nearest():
     layer = DRConv2d(6, 4, 3, stride=2, padding=1, own_guide=False)
     input, guide = images(size=(16, 12)), torch.randn(2, 8, 16, 12)
@@ -596,6 +621,7 @@ def test_a_third_generator_is_one_class():
     @register_generator("static_only")
     class StaticOnly(FilterGenerator):
         linear_in = "shift"
+        gain = 3.0
 
         def __init__(self, in_channels, filter_shape, num_regions):
             super().__init__(in_channels, filter_shape, num_regions)
@@ -608,8 +634,12 @@ def test_a_third_generator_is_one_class():
             return self.shift
 
     try:
-        layer = DRConv2d(6, 8, 3, generator="static_only")
-        layer.load_state_dict(nn.Conv2d(6, 8, 3).state_dict())
+        layer, plain, input = DRConv2d(6, 8, 3, generator="static_only"), nn.Conv2d(6, 8, 3), images()
+        layer.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(layer(input), plain(input), rtol=1e-5, atol=1e-6)
+        nn.init.normal_(layer.generator.shift)
+        expected = layer.static_weight + StaticOnly.gain * layer.generator.shift
+        torch.testing.assert_close(layer.generate_filters(input), expected)
         train(layer, 3)
         with pytest.raises(ValueError, match="registered already"):
             register_generator("mixture")(StaticOnly)

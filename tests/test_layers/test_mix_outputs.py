@@ -190,6 +190,10 @@ class TestTheOperatorIsTaken:
         program = torch.export.export(layer, (torch.randn(2, 6, 4, 4),))
         assert "drconv_mm.region_conv2d" in str(program.graph) and not taken
 
+    def test_in_a_traced_program(self, taken):
+        traced = torch.jit.trace(DRConv2d(6, 6, 1), torch.randn(2, 6, 4, 4), check_trace=False)
+        assert "drconv_mm::region_conv2d" in str(traced.inlined_graph) and not taken
+
     def test_for_a_guide_that_does_not_fit(self, taken):
         layer = DRConv2d(6, 6, 1, own_guide=False)
         with pytest.raises(ValueError, match="guide must have one channel a region, m=8"):

@@ -33,6 +33,17 @@ def make(n=2, c=4, o=6, m=3, kernel=(3, 2), size=(7, 5), own=True, groups=1, dty
     return input, filters, randn(n, m, *plain.shape[-2:]), randn(o), dict(groups=groups, **geometry)
 
 
+@pytest.mark.parametrize("kernel", [(2, 4), (3, 2), (4, 3)])
+@pytest.mark.parametrize("dilation", [1, (2, 3)])
+def test_padding_by_name_is_that_of_a_convolution(kernel, dilation):
+    """The oracle is called through the same front, which pads: here it is another."""
+    for padding in ("same", "valid"):
+        arguments = dict(m=1, own=False, kernel=kernel, size=(12, 13), padding=padding, dilation=dilation)
+        input, filters, guide, bias, arguments = make(**arguments)
+        output = region_conv2d(input, filters, guide, bias, **arguments)
+        torch.testing.assert_close(output, F.conv2d(input, filters[0, 0], bias, **arguments))
+
+
 def upstream_of(output):
     """The same gradient on every device."""
     generator = torch.Generator().manual_seed(1)

@@ -67,13 +67,14 @@ def test_networks_of_every_task(task, name, outputs, tmp_path):
 
 def test_a_program_of_pytorch(tmp_path):
     out = tmp_path / "model.pt2"
-    done = export(*files("classification", CLASSIFIER), out, "--shape", 64, 64, "--batch-size", 2)
+    options = ("--batch-size", 2, "--cfg-options", "data_preprocessor.mean=[1,2,3]")
+    done = export(*files("classification", CLASSIFIER), out, "--shape", 64, 64, *options)
     assert done.returncode == 0, done.stderr
     load = (
         "import sys, torch\n"
         "about = {'about.json': ''}\n"
         "program = torch.export.load(sys.argv[1], extra_files=about)\n"
-        "print(program.module()(torch.zeros(2, 3, 64, 64)).shape, 'mean' in about['about.json'])\n"
+        "print(program.module()(torch.zeros(2, 3, 64, 64)).shape, '[1, 2, 3]' in about['about.json'])\n"
         "print('drconv_mm' in sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", load, out], capture_output=True, text=True)
@@ -87,6 +88,7 @@ def test_errors_are_one_line(tmp_path):
         ((config, weights, "model.h5"), "must end in .onnx or .pt2"),
         ((config, weights, "model.onnx", "--dynamic-batch", "--batch-size", 2), "leave --batch-size out"),
         ((config, weights, "model.onnx", "--shape", 0, 64), "must be at least 1"),
+        ((config, weights, "model.onnx", "--batch-size", 0), "must be at least 1"),
         ((config, tmp_path / "none.pth", tmp_path / "model.onnx"), "is no file"),
         ((tmp_path / "none.py", weights, tmp_path / "model.onnx"), "none.py"),
         ((other, weights, tmp_path / "model.onnx"), "don't fit config"),
