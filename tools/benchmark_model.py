@@ -107,13 +107,13 @@ def measure_memory(args: argparse.Namespace) -> None:
 def main() -> None:
     """Times and prints a Markdown table."""
     args = parse_args()
-    if args.measure_memory:
-        measure_memory(args)
-        return
-    if args.device == "cpu":
+    if args.device == "cpu" and not args.measure_memory:
         restart_with(KEEP_FREED_MEMORY)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.measure_memory:
+        measure_memory(args)
+        return
     about = machine(args.device)
     print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
     print("| config | input | | multiply-adds | parameters | inference, ms | images/s | x | training step, ms | x |")

@@ -96,7 +96,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--nchw", action="store_true", help="contiguous inputs, against conv2d of the same")
     parser.add_argument("--memory", action="store_true", help="measure extra peak memory in place of time")
     parser.add_argument(
-        "--rounds", type=int, help="timings of each candidate (default: as many as 1.5 s hold, 15 to 60)"
+        "--rounds", type=int, help="timings of each candidate (default: 15 to 60, the fewer the longer they take)"
     )
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: as it finds best)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")

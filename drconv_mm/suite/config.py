@@ -31,7 +31,7 @@ class Task:
         input_shape: (height, width) that multiply-adds are counted at, pixels.
         iterations: Budget of a config that trains by iterations; None for the config's own.
         epochs: Budget of a config that trains by epochs; None for the config's own.
-        evaluations: Validations while training, spread evenly; the last is at the end.
+        evaluations: Validations while training at most, at equal distances, but for the last, which is at the end.
         data: ``dict(folder=..., files=[...], source=...)``: the folder under ``--data-root``, what must be in it, and
             where to get it; or ``dict(folder=..., generate='module:function', arguments={})``, called with the folder.
         options: Further settings of the config, by dotted name, as ``--cfg-options`` takes them.

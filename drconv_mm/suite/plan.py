@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def _budget(task: Task, config: Config) -> dict[str, Any]:
         raise SuiteError(f"task {task.name!r}: {task.config.name} trains by {given}: give {given} in place of {wrong}")
     own = config.train_cfg[key]
     length = getattr(task, given) or own
-    val_interval = max(1, length // task.evaluations)
+    val_interval = ceil(length / task.evaluations)
     options: dict[str, Any] = {f"train_cfg.{key}": length, "train_cfg.val_interval": val_interval}
     # Other times of validation, which the interval is to have alone.
     options |= {f"train_cfg.{key}": value for key, value in _VALIDATES.items() if config.train_cfg.get(key)}
@@ -262,12 +263,19 @@ def _scaled_schedules(config: Config, by_epoch: bool, own: int, length: int) -> 
         begin = min(moved(old_begin), length - 1)
         end = max(moved(old_end), begin + 1)
         new: dict[str, Any] = {"begin": begin, "end": end}
+        scale = (end - begin) / (old_end - old_begin)
         for key in ("T_max", "total_steps"):
             if scheduler.get(key):
                 whole = scheduler[key] == old_end - old_begin
                 new[key] = end - begin if whole else max(1, round(scheduler[key] * length / own))
-        if "milestones" in scheduler:
-            new["milestones"] = [round(step * length / own) for step in scheduler["milestones"]]
+        if "milestones" in scheduler:  # which are counted from its begin
+            new["milestones"] = [moved(old_begin + step) - begin for step in scheduler["milestones"]]
+        elif "step_size" in scheduler:
+            new["step_size"] = max(1, round(scheduler["step_size"] * scale))
+            stretched = new["step_size"] / (scheduler["step_size"] * scale)  # 1, where steps are not too short for it
+            new["gamma"] = scheduler.get("gamma", 0.1) ** stretched
+        elif "gamma" in scheduler:  # exponential
+            new["gamma"] = scheduler["gamma"] ** (1 / scale)
         options |= {f"{name}.{key}": value for key, value in new.items() if scheduler.get(key, value) != value}
     return options
 

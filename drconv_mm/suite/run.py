@@ -213,7 +213,8 @@ def _train_command(run: Run, gpus: int) -> list[str]:
 def _test_command(run: Run, checkpoint: Path) -> list[str]:
     tool, work_dir = str(tool_path(run.scope, "test.py")), str(run.folder / "testing")
     arguments = [str(run.task.config), str(checkpoint), "--work-dir", work_dir]
-    return [sys.executable, tool, *arguments, "--cfg-options", *run.cfg_options]
+    # Again among the options, of which a task's own `load_from` may be one: mmpretrain's test.py would prefer that.
+    return [sys.executable, tool, *arguments, "--cfg-options", *run.cfg_options, f"load_from={checkpoint}"]
 
 
 def _inspection_command(run: Run, checkpoint: Path) -> list[str]:

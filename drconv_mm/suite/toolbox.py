@@ -14,11 +14,10 @@ _PACKAGES = {"mmdet": "mmdet", "mmseg": "mmseg", "mmpretrain": "mmpretrain", "mm
 def resume_arguments(scope: str, checkpoint: Path) -> list[str]:
     """What makes the toolbox's train.py go on from a checkpoint; they follow the ``--cfg-options``.
 
-    mmseg's takes ``--resume`` without a path and overwrites what the config says of it.
+    mmseg's takes ``--resume`` without a path and overwrites what the config says of it. mmpretrain's lets the options
+    have the last word: without ``load_from`` there, weights that a task starts from would take the checkpoint's place.
     """
-    if _PACKAGES[scope] == "mmseg":
-        return [f"load_from={checkpoint}", "--resume"]
-    return ["--resume", str(checkpoint)]
+    return [f"load_from={checkpoint}", "--resume", *([] if _PACKAGES[scope] == "mmseg" else [str(checkpoint)])]
 
 
 def tool_path(scope: str, tool: str) -> Path:

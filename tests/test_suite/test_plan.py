@@ -148,13 +148,46 @@ param_scheduler = [
     warmup, cosine, steps, cycle, short, endless = parsed(run).param_scheduler
     assert (warmup.begin, warmup.end) == (0, 12) and short.end == 3
     assert (cosine.begin, cosine.end, cosine.T_max) == (4, 6, 2)  # what is behind the warmup of 3 shares the rest
-    assert steps.milestones == [4, 6] and endless.milestones == [3, 5] and cycle.total_steps == 6
+    assert steps.milestones == [5, 5] and endless.milestones == [4, 5] and cycle.total_steps == 6  # all before the end
     shortest = make_plan(replace(suite, tasks={"shapes": replace(task, config=config, epochs=1)}), tmp_path, tmp_path)[
         0
     ]
     assert (parsed(shortest).param_scheduler[1].begin, parsed(shortest).param_scheduler[1].end) == (0, 1)
     own = make_plan(replace(suite, tasks={"shapes": replace(task, config=config, epochs=None)}), tmp_path, tmp_path)[0]
     assert own.budget == 12 and parsed(own).param_scheduler == Config.fromfile(config).param_scheduler
+
+
+def test_steps_behind_a_warmup_and_steps_too_short_to_shrink(suite, tmp_path):
+    task, config = suite.tasks["shapes"], tmp_path / "steps.py"
+    config.write_text(
+        f"""_base_ = '{task.config}'
+train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=1)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, end=2),
+    dict(type='MultiStepLR', begin=2, milestones=[6, 8]),
+    dict(type='StepLR', step_size=4, gamma=0.5),
+    dict(type='StepLR', step_size=1, gamma=0.9),
+    dict(type='ExponentialLR', gamma=0.9),
+]
+"""
+    )
+    short = replace(suite, tasks={"shapes": replace(task, config=config, epochs=7)})
+    warmup, milestones, long, single, exponential = parsed(make_plan(short, tmp_path, tmp_path)[0]).param_scheduler
+    assert (warmup.end, milestones.begin, milestones.milestones) == (2, 2, [3, 4])  # from its begin, of 5 that are left
+    assert long.step_size == 2 and long.gamma == pytest.approx(0.5 ** (2 / (4 * 7 / 12)))
+    # What is left of the rate at the end is what it was.
+    assert single.step_size == 1 and single.gamma**7 == pytest.approx(0.9**12)
+    assert exponential.gamma**7 == pytest.approx(0.9**12)
+
+
+@pytest.mark.parametrize(
+    "epochs, evaluations, due", [(5, 2, [3, 5]), (4, 2, [2, 4]), (5, 9, [1, 2, 3, 4, 5]), (7, 1, [7])]
+)
+def test_as_many_validations_as_asked_for_and_the_last_at_the_end(suite, tmp_path, epochs, evaluations, due):
+    task = replace(suite.tasks["shapes"], epochs=epochs, evaluations=evaluations)
+    run = make_plan(replace(suite, tasks={"shapes": task}), tmp_path, tmp_path)[0]
+    assert sorted({*range(run.val_interval, epochs + 1, run.val_interval), epochs}) == due
+    assert parsed(run).train_cfg.val_interval == run.val_interval
 
 
 WARMUP = [

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,14 @@ from drconv_mm.suite.run import (
     _curves,
     _progress,
     _step,
+    _test_command,
     _train,
     _train_command,
     execute,
     git_commit,
     newest_checkpoint,
 )
+from drconv_mm.suite.toolbox import resume_arguments
 
 
 def python(text: str) -> list[str]:
@@ -277,6 +280,30 @@ def test_progress_of_the_toolboxes_lines(run):
     for line in LINES:
         on_line(line)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("scope", ["mmpretrain", "mmengine", "mmdet", "mmseg"])
+def test_weights_to_start_from_do_not_take_a_checkpoints_place(run, scope):
+    """mmpretrain's tools let the last of the options have its way."""
+    run = replace(run, scope=scope, options={**run.options, "load_from": "start.pth"})
+    for command in (
+        _test_command(run, Path("epoch_4.pth")),
+        [*_train_command(run, 0), *resume_arguments(scope, Path("epoch_4.pth"))],
+    ):
+        assert [part for part in command if part.startswith("load_from=")][-1] == "load_from=epoch_4.pth"
+
+
+def test_the_last_validation_is_due_too(run):
+    odd = replace(run, budget=5)  # validated after 2, 4 and 5
+    training = run.folder / "training"
+    scalars = training / "20260101_000000/vis_data/scalars.json"
+    scalars.parent.mkdir(parents=True)
+    for epoch in (2, 4, 5):
+        with zipfile.ZipFile(training / f"epoch_{epoch}.pth", "w") as archive:
+            archive.writestr("data", "x")
+    for logged, newest in (((2, 4), "epoch_4.pth"), ((2, 4, 5), "epoch_5.pth")):
+        scalars.write_text("".join(f'{{"accuracy/top1": 5.0, "step": {step}}}\n' for step in logged))
+        assert newest_checkpoint(odd).name == newest
 
 
 def test_checkpoint_to_go_on_from(run):
