@@ -64,7 +64,11 @@ def describe() -> str:
     if len(families) > 1:
         lines.append("  two families own the same packages and overwrite each other: uninstall one of them")
     if find_spec("mmcv"):
-        lines.append(f"mmcv's compiled operators: {'found' if find_spec('mmcv._ext') else 'missing, mmdet needs them'}")
+        try:
+            found = "found" if find_spec("mmcv._ext") else "missing, mmdet needs them"  # which imports mmcv
+        except Exception as error:  # what mmcv needs may be broken in any way
+            found = f"not to be found, as mmcv can't be imported: {type(error).__name__}: {error}"
+        lines.append(f"mmcv's compiled operators: {found}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lines.append(f"backends on {device} (choose with backend= or {ENV}):")
     for name, backend in BACKENDS.items():

@@ -104,15 +104,15 @@ class ShardedCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the optimizer states of all processes into the checkpoint; on process 0 only."""
-        if "optimizer" in checkpoint:
+        if "optimizer" in checkpoint and self._gathered:
             checkpoint["optimizer"]["state"].update(self._gathered)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Cuts this process's rows out of the optimizer states; the head does so with the centres."""
         if "optimizer" not in checkpoint or not isinstance(runner.optim_wrapper, OptimWrapper):
             return
-        states = checkpoint["optimizer"]["state"]
         for position, head in self._sharded(runner):
+            states = checkpoint["optimizer"]["state"]
             if position in states:
                 whole = head.num_classes * head.sub_centers
                 states[position] = {

@@ -85,12 +85,17 @@ def library_path() -> Path:
     """
     digest = hashlib.sha256()
     command, version = compiler()
-    for part in (torch.__version__, version, *command[1:], platform.machine(), *extra_flags()):
+    for part in (torch.__version__, _abi(), version, *command[1:], platform.machine(), *extra_flags()):
         digest.update(part.encode() + b"\0")
     for source in (*sorted(SOURCES.iterdir()), Path(__file__)):
         digest.update(source.read_bytes())
     release = torch.__version__.replace("+", "-")
     return cache_folder() / "kernels" / f"torch{release}-{digest.hexdigest()[:16]}" / LIBRARY
+
+
+def _abi() -> str:
+    """Of this torch's C++ library."""
+    return f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
 
 
 def build() -> Path:
@@ -148,8 +153,7 @@ def _compile(folder: Path) -> None:
         commands.append([*common, *flags, *defines, "-c", SOURCES / "kernels.cpp", "-o", objects[-1]])
     objects.append(folder / "region_conv.o")
     includes = [f"-isystem{root / 'include'}", f"-isystem{root / 'include/torch/csrc/api/include'}"]
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
-    commands.insert(0, [*common, "-fopenmp", abi, *includes, "-c", SOURCES / "region_conv.cpp", "-o", objects[-1]])
+    commands.insert(0, [*common, "-fopenmp", _abi(), *includes, "-c", SOURCES / "region_conv.cpp", "-o", objects[-1]])
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(_run, commands))
     library = root / "lib"
@@ -182,14 +186,16 @@ def why_not() -> str | None:
         path = build()
         try:
             torch.ops.load_library(str(path))
-            torch.ops.drconv_mm_cpu.capability()
+            capability = torch.ops.drconv_mm_cpu.capability
         except (OSError, RuntimeError, AttributeError) as error:
             raise BuildError(
                 f"{path} can't be loaded ({error}): remove it and run python -m drconv_mm.build"
             ) from error
+        try:
+            capability()
+        except (RuntimeError, ValueError) as error:  # one that was asked for, which this processor lacks
+            raise BuildError(str(error).splitlines()[0]) from error
     except BuildError as error:
-        _logger.warning(
-            "drconv_mm: the CPU kernels can't be used, the slower backend 'sorted' takes their place: %s", error
-        )
+        _logger.warning("drconv_mm: the CPU kernels can't be used, slower backends take their place: %s", error)
         return str(error)
     return None

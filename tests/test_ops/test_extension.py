@@ -56,16 +56,42 @@ def test_wide_layers_equal_the_oracle(capability, c, o, dtype, tolerance, layout
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-@pytest.mark.parametrize("groups", [1, 12])
-def test_any_number_of_threads_gives_the_same(threads, groups):
-    *tensors, arguments = make(n=2, c=12, o=12, m=3, size=(31, 30), groups=groups, padding=1)
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(c=12, o=12),
+        dict(c=48, o=48, groups=48),  # with fewer there is work for one thread alone
+        dict(c=48, o=48, groups=48, own=False),
+        dict(c=64, o=64, own=False),
+        dict(c=64, o=64, kernel=(1, 1)),
+    ],
+    ids=str,
+)
+def test_any_number_of_threads_gives_the_same(threads, case):
+    *tensors, arguments = make(n=2, m=3, size=(31, 30), padding=1, **case)
     before = torch.get_num_threads()
-    expected = forward_backward(tensors, "sorted" if groups == 1 else "dense", arguments)
+    tensors[2] = tensors[2].contiguous(memory_format=torch.channels_last)
+    expected = forward_backward(tensors, "dense" if "groups" in case else "sorted", arguments)
     try:
         torch.set_num_threads(threads)
         found = forward_backward(tensors, "cpu", arguments)
     finally:
         torch.set_num_threads(before)
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_many_positions_of_a_bank_with_outputs_side_by_side(capability, groups):
+    """More than the kernels take at a time."""
+    *tensors, arguments = make(n=1, c=6, o=24, m=2, kernel=(2, 1), size=(20, 20), padding=1, groups=groups)
+    tensors[1] = tensors[1].permute(0, 1, 4, 5, 3, 2).contiguous().permute(0, 1, 5, 4, 2, 3)
+    assert_like_reference("cpu", tensors, arguments)
+
+
+def test_more_banks_than_the_caches_hold(capability):
+    *tensors, arguments = make(n=1, c=256, o=256, m=3, size=(5, 4), padding=1)
+    found, expected = (forward_backward(tensors, backend, arguments) for backend in ("cpu", "dense"))
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want)
 
@@ -98,8 +124,31 @@ def python(*arguments, **environment):
     )
 
 
-def test_two_processes_build_once_and_both_use_it(tmp_path):
+@pytest.mark.parametrize("module", ["drconv_mm.build", "drconv_mm.info"])
+def test_a_capability_that_is_not_known_is_said(module):
+    done = python("-m", module, **{VARIABLE: "sse9"})
+    assert "Traceback" not in done.stderr
+    assert f"{VARIABLE}='sse9' is not known" in done.stdout + done.stderr and "can't be loaded" not in done.stderr
+
+
+def test_what_the_kernels_depend_on_is_in_their_path(monkeypatch):
+    paths = {extension.library_path()}
+    monkeypatch.setenv("DRCONV_MM_CXXFLAGS", "-g")
+    paths.add(extension.library_path())
+    monkeypatch.setattr(extension, "compiler", lambda: (["g++"], "another 1.0"))
+    paths.add(extension.library_path())
+    monkeypatch.setattr(extension, "compiler", lambda: (["g++", "-O1"], "another 1.0"))
+    paths.add(extension.library_path())
+    monkeypatch.setattr(torch._C, "_GLIBCXX_USE_CXX11_ABI", not torch._C._GLIBCXX_USE_CXX11_ABI)
+    paths.add(extension.library_path())
+    assert len(paths) == 5
+
+
+def test_two_processes_build_once_and_both_use_it(tmp_path, monkeypatch):
     environment = {**os.environ, "DRCONV_MM_CACHE": str(tmp_path), "CXXFLAGS": ""}
+    monkeypatch.setenv("DRCONV_MM_CACHE", str(tmp_path))
+    killed = extension.library_path().parent / "part.killed"  # a build that did not come to its end
+    killed.mkdir(parents=True)
     jobs = [
         subprocess.Popen([sys.executable, "-m", "drconv_mm.build"], env=environment, stdout=-1, stderr=-1, text=True)
         for _ in range(2)
@@ -121,7 +170,7 @@ def test_without_a_compiler_everything_works_and_one_message_says_why(tmp_path):
     environment = dict(DRCONV_MM_CACHE=str(tmp_path), CXX="no-such-compiler")
     done = python("-c", f"{CALL}; {CALL}", **environment)
     assert done.stdout.split() == ["72.0", "72.0"]
-    assert done.stderr.count("no C++ compiler (no-such-compiler)") == 1
+    assert done.stderr.count("no C++ compiler (no-such-compiler)") == 1 and "slower backends" in done.stderr
     done = python("-m", "drconv_mm.build", **environment)
     assert done.returncode == 1 and "apt-get install g++" in done.stderr and "Traceback" not in done.stderr
 

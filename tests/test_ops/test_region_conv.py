@@ -97,6 +97,8 @@ def problems(draw):
         input = input.contiguous(memory_format=torch.channels_last)
     elif layout == "strided":
         input = torch.stack([input, input], -1)[..., 0].transpose(2, 3).contiguous().transpose(2, 3)
+    if draw(st.booleans()):  # as a model in channels_last gives it
+        guide = guide.contiguous(memory_format=torch.channels_last)
     arguments["guide_grad_scale"] = draw(st.sampled_from([1.0, 0.25, 0.0]))
     arguments["guide_grad"] = draw(st.sampled_from(["full", "full", "topk", "none"]))
     arguments["guide_topk"] = draw(st.integers(1, 4))
@@ -221,6 +223,44 @@ def test_every_dtype(backend, dtype, rtol, atol):
     for got, want in zip(forward_backward(tensors, backend, arguments), expected, strict=True):
         assert got.dtype is dtype
         torch.testing.assert_close(got.double(), want, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("guide_grad", ["full", "topk"])
+def test_a_response_may_be_beyond_fp16(backend, guide_grad):
+    """300 * 300, in a gradient of 7500."""
+    filters = torch.tensor([300.0, 200.0, 0.0]).half().view(1, 3, 1, 1, 1, 1)
+    guide = torch.tensor([0.0, 0.0, -1e4]).view(1, 3, 1, 1).requires_grad_()
+    output = region_conv2d(torch.ones(1, 1, 1, 1).half(), filters, guide, backend=backend, guide_grad=guide_grad)
+    output.backward(torch.full_like(output, 300.0))
+    torch.testing.assert_close(guide.grad.flatten(), torch.tensor([7500.0, -7500.0, 0.0]))
+
+
+@pytest.mark.parametrize("backend", CAN_RUN)
+def test_an_infinite_gradient_stays_in_its_region(backend):
+    filters = torch.ones(1, 2, 1, 1, 1, 1).requires_grad_()
+    guide = torch.eye(2).view(1, 2, 1, 2)
+    output = region_conv2d(torch.ones(1, 1, 1, 2), filters, guide, backend=backend, guide_grad="none")
+    output.backward(torch.tensor([float("inf"), 1.0]).view(1, 1, 1, 2))
+    assert filters.grad.flatten().tolist() == [float("inf"), 1.0]
+
+
+@pytest.mark.parametrize("module, backend", [(sorted_, "sorted"), (batched, "batched")])
+def test_half_precision_adds_up_in_fp32(monkeypatch, module, backend):
+    """In bf16 a sum of ones stops at 256."""
+    monkeypatch.setattr(module, "_CHUNK_NUMEL", 1)
+    filters = torch.ones(1, 2, 1, 1, 1, 1).bfloat16().requires_grad_()
+    input, guide = torch.ones(512, 1, 1, 1).bfloat16(), torch.zeros(512, 2, 1, 1)
+    output = region_conv2d(input, filters, guide, backend=backend, guide_grad="none")
+    output.backward(torch.ones_like(output))
+    assert filters.grad.flatten().tolist() == [512, 0]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_products_as_pointwise_convolutions_equal_the_oracle(monkeypatch, groups):
+    monkeypatch.setattr(sorted_, "_ONEDNN_NUMEL", 0)
+    *tensors, arguments = make(groups=groups)
+    assert_like_reference("sorted", tensors, arguments)
 
 
 @pytest.mark.parametrize("backend", CAN_RUN)

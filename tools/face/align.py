@@ -130,10 +130,10 @@ def main() -> None:
                 raise ValueError(f"the path leaves --out {str(args.out)!r}; give it relative to --root")
             if place in seen:
                 raise ValueError("a second face of this picture; they would get one name")
-            seen.add(place)
             if out.exists() and not args.force:
                 raise FileExistsError(f"{out} exists; name another folder, or give --force")
             align(args.root / name, landmarks, out, tuple(args.size), args.quality)
+            seen.add(place)
             mirrored += is_mirrored(landmarks)
         except (OSError, ValueError) as problem:
             failed += 1

@@ -60,7 +60,8 @@ class FaceTrainingSet(BaseDataset):
     @property
     def num_skipped(self) -> int:
         """How many images were found corrupt so far."""
-        return 0 if self._skipped is None else int(self._skipped.sum())
+        skipped = getattr(self, "_skipped", None)  # a lazy set has none yet
+        return 0 if skipped is None else int(skipped.sum())
 
     def __getitem__(self, idx: int) -> dict:
         """The idx-th image, or the next good one."""
@@ -83,8 +84,13 @@ class FaceTrainingSet(BaseDataset):
         raise CorruptImage(f"{self.source}: {tries} images in a row, from {idx} on, are corrupt; is the set whole?")
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """The identity, for mmengine's ``ClassBalancedDataset``."""
-        return [self.get_data_info(idx)["label"]]
+        """The identity, for mmengine's ``ClassBalancedDataset``; none of a corrupt record that is to be skipped."""
+        try:
+            return [self.get_data_info(idx)["label"]]
+        except CorruptImage:
+            if self.corrupt == "error":
+                raise
+            return []
 
     def get_subset_(self, indices: Sequence[int] | int) -> None:
         """As ``BaseDataset``'s."""

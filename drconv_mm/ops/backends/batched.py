@@ -76,10 +76,11 @@ def backward(
         matrix = _of(samples, matrices)
         if want_response:
             answers = (matrix @ columns).unflatten(2, (num_regions, -1))
-            response[samples] = (answers * grads).sum((1, 3), dtype=wide).view(response[samples].shape)
+            # Widened before the product, which may be beyond fp16.
+            response[samples] = (answers.to(wide) * grads).sum((1, 3)).view(response[samples].shape)
         if want_input or want_filters:
             here = regions[samples].flatten(1)[:, None, None, None] == banks
-            chosen = (grads * here).flatten(2, 3)
+            chosen = torch.where(here, grads, 0).flatten(2, 3)  # not their product: an infinite gradient is of one bank
             if want_input:
                 grad_columns = (matrix.mT @ chosen).flatten(1, 2)
                 if is_pixelwise(kernel_size, geometry):

@@ -1,4 +1,4 @@
-"""The oracle: explicit loops over samples, output positions and regions, in the words of DESIGN's formulas.
+"""The oracle: explicit loops over samples, output positions and regions, in the words of `region_conv2d`'s.
 
 Slow on purpose. Every other backend is tested against it.
 """

@@ -155,7 +155,8 @@ def _response(grad_output: torch.Tensor, input: torch.Tensor, filters: torch.Ten
                 input[sample], weight, None, geometry.stride, geometry.padding, geometry.dilation, groups
             )
             answers = answers.unflatten(1, (groups, -1, out_channels // groups))
-            response[sample, banks] = (answers * grads[sample]).sum((1, 3), dtype=response.dtype)
+            # Widened before the product, which may be beyond fp16.
+            response[sample, banks] = (answers.to(response.dtype) * grads[sample]).sum((1, 3))
     return response
 
 
@@ -175,7 +176,7 @@ def _candidate_response(
         inner = response.new_empty(len(order))
         for bank, chunk in _chunks(counts, max(1, _CHUNK_NUMEL // patches.width)):
             answers = _product(patches.gather(patches.places(corners[chunk])), weights[bank], patches.groups)
-            inner[order[chunk]] = (answers * grad_rows.index_select(0, order[chunk])).sum(1, dtype=inner.dtype)
+            inner[order[chunk]] = (answers.to(inner.dtype) * grad_rows.index_select(0, order[chunk])).sum(1)
         response[:, rank] = inner.view(response[:, rank].shape)
     return response
 

@@ -1,8 +1,10 @@
-// What the binding calls and each CPU capability implements: no torch in here, so that a capability's compiler flags
-// can't leak into shared inline functions.
+// What the binding calls and each CPU capability implements. No torch in here, and what has a body is always inlined: of
+// a function that several capabilities compile, the linker keeps one, which might be for another processor.
 #pragma once
 
 #include <cstdint>
+
+#define DRCONV_INLINE __attribute__((always_inline)) inline
 
 namespace drconv {
 
@@ -16,12 +18,14 @@ struct Problem {
   bool shared;               // whether all images have the same filters
   int64_t filter_stride[6];  // of the filters [N or 1, m, O, C/groups, kh, kw], in numbers
 
-  int64_t positions() const { return out_height * out_width; }
-  int64_t taps() const { return kernel[0] * kernel[1]; }
-  int64_t group_channels() const { return channels / groups; }
-  int64_t group_outputs() const { return out_channels / groups; }
-  int64_t banks() const { return shared ? regions : batch * regions; }
-  int64_t bank(int64_t image, int64_t region) const { return shared ? region : image * regions + region; }
+  DRCONV_INLINE int64_t positions() const { return out_height * out_width; }
+  DRCONV_INLINE int64_t taps() const { return kernel[0] * kernel[1]; }
+  DRCONV_INLINE int64_t group_channels() const { return channels / groups; }
+  DRCONV_INLINE int64_t group_outputs() const { return out_channels / groups; }
+  DRCONV_INLINE int64_t banks() const { return shared ? regions : batch * regions; }
+  DRCONV_INLINE int64_t bank(int64_t image, int64_t region) const {
+    return shared ? region : image * regions + region;
+  }
 };
 
 // Output positions of the whole batch (image * positions + position), ordered by filter bank and ascending within one.
@@ -41,7 +45,7 @@ struct Response {
   T* base;
   int64_t stride[3];  // of image, channel and position
   int64_t rank;       // the channel to write, -1 where each bank has its own
-  T* at(int64_t image, int64_t channel, int64_t position) const {
+  DRCONV_INLINE T* at(int64_t image, int64_t channel, int64_t position) const {
     return base + image * stride[0] + channel * stride[1] + position * stride[2];
   }
 };
