@@ -229,6 +229,27 @@ def test_corrupt_images_are_errors_or_skipped(people, records):
         assert data.num_skipped == 2
 
 
+def test_a_corrupt_record_in_a_balanced_set(records):
+    damage(records, 2)
+    with pytest.raises(CorruptImage, match="record with key 2"):
+        ClassBalancedDataset(FaceRecords(str(records.parent)), 0.3)
+    balanced = ClassBalancedDataset(FaceRecords(str(records.parent), corrupt="skip", pipeline=PIPELINE), 0.3)
+    assert len(balanced) >= 9 and {int(balanced[i]["label"]) for i in range(len(balanced))} == {0, 1, 2}
+
+
+def test_a_lazy_set_has_skipped_none(people):
+    assert FaceFolder(str(people), corrupt="skip", lazy_init=True).num_skipped == 0
+
+
+def test_key_0_may_be_an_image_of_several_labels(tmp_path):
+    """As MXNet's im2rec packs them."""
+    with RecordWriter(tmp_path / "train.rec") as writer:
+        for key in (0, 1):
+            writer.write(key, pack([float(key), 7.0], key, b"image"))
+    data = FaceRecords(str(tmp_path))
+    assert [data[i]["key"] for i in range(len(data))] == [0, 1]
+
+
 def test_skipped_images_are_counted_over_workers_and_told_of_once(people, logged):
     for name in ("Ann/1.png", "Bob/0.jpg", "Cid/2.jpg"):
         (people / name).write_bytes(b"no image")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
-from drconv_mm.engine.face_hooks import MarginWarmupHook
+from drconv_mm.engine.face_hooks import MarginWarmupHook, ShardedCheckpointHook
 from drconv_mm.models.face.arcface_head import ArcFaceHead, keep_shards_local
 
 from ..processes import run_in_processes
@@ -157,6 +158,16 @@ def train_in_two(folder, **kwargs):
         cfg=dict(model_wrapper_cfg=dict(device_ids=None)),  # mmengine's own choice is for GPUs
     )
     make_runner(folder, **dict(defaults, **kwargs)).train()
+
+
+def test_without_shards_several_optimizers_are_left_alone():
+    model = nn.Linear(2, 2)
+    several = OptimWrapperDict(a=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    runner, hook = SimpleNamespace(model=model, optim_wrapper=several), ShardedCheckpointHook()
+    checkpoint, before = dict(optimizer=several.state_dict()), several.state_dict()
+    hook.before_save_checkpoint(runner, checkpoint)
+    hook.after_load_checkpoint(runner, checkpoint)
+    assert checkpoint == dict(optimizer=before)
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):

@@ -149,6 +149,7 @@ def test_a_network_that_says_the_same_of_all_is_at_chance():
     metrics = evaluate(FaceVerification(pixel_baseline=False), embeddings, dict(pairs=pairs))
     assert metrics["face/accuracy"] == metrics["face/auc"] == metrics["face/eer"] == 50
     assert metrics["face/tar_far_1e-1"] == 0
+    assert metrics["face/threshold"] == pytest.approx(1, abs=1e-6)  # just above all cosines, and a number
 
 
 def images_of(embeddings: np.ndarray) -> np.ndarray:

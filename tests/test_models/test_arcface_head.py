@@ -191,6 +191,22 @@ def test_checkpoint_holds_one_weight():
     assert head.weight.std().item() == pytest.approx(0.01, rel=0.5)
 
 
+def test_defaults_are_arcfaces():
+    head = ArcFaceHead(5, 4)
+    assert (head.scale, head.margins) == (64.0, (1.0, 0.5, 0.0))
+    with pytest.raises(ValueError, match="m3 >= 0"):
+        ArcFaceHead(5, 4, margins=(1.0, 0.0, -0.35))
+
+
+def test_many_centres_are_drawn_block_by_block(monkeypatch):
+    monkeypatch.setattr("drconv_mm.models.face.arcface_head._ROWS_DRAWN_AT_ONCE", 4)
+    torch.manual_seed(3)
+    head = ArcFaceHead(11, 5)
+    torch.manual_seed(3)
+    expected = torch.cat([torch.empty(rows, 5).normal_(std=0.01) for rows in (4, 4, 3)])
+    assert torch.equal(head.weight, expected)
+
+
 def test_is_sharded_only_among_several_processes():
     head = ArcFaceHead(7, 3, sharded=True)
     assert not head.sharded and head.classes == range(7) and "weight" in head.state_dict()

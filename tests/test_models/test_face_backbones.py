@@ -98,6 +98,16 @@ def test_iresnets_stages_and_order_of_out_indices():
         torch.testing.assert_close(got, want)
 
 
+def test_arguments_reach_every_layer():
+    (outputs,) = IResNet(18, out_indices=(1,)).eval()(torch.randn(1, 3, 32, 32))
+    assert outputs.shape == (1, 128, 8, 8)
+    norm = dict(type="GN", num_groups=4)
+    for model in (IResNet(18, norm_cfg=norm), build(MobileFaceNet, norm_cfg=norm)[0]):
+        assert not any(isinstance(module, _BatchNorm) for module in model.modules())
+    relu, _ = build(MobileFaceNet, act_cfg=dict(type="ReLU"))
+    assert not any(isinstance(module, nn.PReLU) for module in relu.modules())
+
+
 def test_cost_of_mobilefacenet_is_the_papers():
     network = nn.Sequential(MobileFaceNet((112, 112)), LinearEmbedding(512, 128))
     total = count_by_part(network, (112, 112))["total"]

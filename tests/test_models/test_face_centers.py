@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,15 @@ def test_two_processes_equal_one(tmp_path):
     run_in_processes(_two_processes, tmp_path)
 
 
+def test_fewer_classes_than_processes(tmp_path):
+    run_in_processes(_cannot_be_sharded, tmp_path, world_size=3)
+
+
+def _cannot_be_sharded(rank):
+    with pytest.raises(ValueError, match="cannot be sharded over 3"):
+        ArcFaceHead(2, 5, sharded=True)
+
+
 def _two_processes(rank):
     for sub_centers in (1, 2):
         _equals_the_plain_head(rank, sub_centers)
@@ -68,7 +79,8 @@ def _batch(n=6, num_classes=7):
 
 
 def _equals_the_plain_head(rank, sub_centers):
-    sharded, plain = _heads(margins=(1.1, 0.3, 0.1), sub_centers=sub_centers)
+    with patch("drconv_mm.models.face.arcface_head._ROWS_DRAWN_AT_ONCE", 2):  # over the border of the shards, too
+        sharded, plain = _heads(margins=(1.1, 0.3, 0.1), sub_centers=sub_centers)
     assert sharded.sharded and len(sharded.classes) == (3, 4)[rank]
     torch.testing.assert_close(sharded.weight, sharded.own_rows(plain.weight), rtol=0, atol=0)
 

@@ -238,6 +238,14 @@ def test_embeddings_under_autocast_are_fp32_of_norm_1(dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_neck_is_float32_under_autocast(dtype):
+    neck, feature = LinearEmbedding(64, 8, 2).eval(), torch.randn(3, 64, 2, 2)
+    with torch.autocast("cpu", dtype):
+        embedding = neck(feature)
+    assert embedding.dtype is torch.float32 and torch.equal(embedding, neck(feature))
+
+
 def test_a_batch_of_one_trains_where_no_norm_needs_more():
     model = MODELS.build(small_config()).train()
     model.neck.eval()

@@ -23,7 +23,7 @@ TOOLS = Path(__file__).parents[2] / "tools" / "face"
 def run(monkeypatch, capsys):
     """Runs a tool; returns what it prints, having seen that it fails with the message or not at all."""
 
-    def run(tool, *arguments, error=None):
+    def run(tool, *arguments, error=None, told=""):
         spec = importlib.util.spec_from_file_location(tool, TOOLS / f"{tool}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -36,6 +36,7 @@ def run(monkeypatch, capsys):
         printed = capsys.readouterr()
         assert bool(message) == (error is not None), message + printed.err
         assert re.search(error or "", message + printed.err), message + printed.err
+        assert re.search(told, printed.err), printed.err
         return printed.out
 
     return run
@@ -167,6 +168,50 @@ def test_align(run, tmp_path, form):
     run(
         "align", path, "--root", tmp_path / "photos", "--out", out, error="a 1.png exists; name another folder, or give"
     )
+
+
+def test_a_second_face_of_a_picture(run, tmp_path):
+    """Of the first that can be aligned there is one file, whatever comes after it."""
+    cv2.imwrite(str(tmp_path / "a.png"), draw_face(reference_points(), (112, 112)))
+    points = reference_points(), reference_points() + 3, [[i, i] for i in range(5)]
+    good, other, bad = (" ".join(map(str, np.ravel(found))) for found in points)
+    (tmp_path / "landmarks.txt").write_text(f"a.png {bad}\na.png {good}\na.png {other}\n")
+    arguments = ("align", tmp_path / "landmarks.txt", "--root", tmp_path, "--out", tmp_path / "out", "--force")
+    faces = []
+    for _ in range(2):  # again, over the first
+        run(*arguments, error=r"(?s)line 1: .*on a line.*line 3: .*a second face of this picture")
+        faces.append((tmp_path / "out/a.png").read_bytes())
+    (tmp_path / "landmarks.txt").write_text(f"a.png {good}\n")
+    run(*arguments)
+    assert faces == [(tmp_path / "out/a.png").read_bytes()] * 2
+
+
+def test_quality_and_mirrored_landmarks_of_aligned_faces(run, tmp_path):
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / "a.jpg"), rng.integers(0, 256, (112, 112, 3), dtype=np.uint8))
+    for name, points in (("right", reference_points()), ("mirrored", reference_points()[[1, 0, 2, 4, 3]])):
+        (tmp_path / f"{name}.txt").write_text(f"a.jpg {' '.join(map(str, np.ravel(points)))}\n")
+    arguments = ("--root", tmp_path, "--out", tmp_path / "out", "--force")
+    sizes = []
+    for quality in (20, 90):
+        run("align", tmp_path / "right.txt", *arguments, "--quality", quality, told=r"\A(?!.*mirrored)")
+        sizes.append((tmp_path / "out/a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1] / 2
+    run("align", tmp_path / "mirrored.txt", *arguments, told="most landmarks are mirrored")
+
+
+def test_size_and_quality_of_records_and_bin(run, people, tmp_path):
+    (people / "pairs.txt").write_text("1 1\nA 1 2\nA 2 B 1\n")
+    for kind, more in (("rec", ()), ("bin", ("--pairs", "pairs.txt"))):
+        for quality in (20, 90):
+            out = tmp_path / str(quality) / f"train.{kind}"
+            run("make_records", people, out, *more, "--size", 8, 6, "--quality", quality)
+        sets = [
+            FaceBin(str(tmp_path / str(quality) / "train.bin")) if more else FaceRecords(str(tmp_path / str(quality)))
+            for quality in (20, 90)
+        ]
+        low, high = (data[0]["img_bytes"] for data in sets)
+        assert cv2.imdecode(np.frombuffer(low, np.uint8), 1).shape == (8, 6, 3) and len(low) < len(high)
 
 
 def test_landmarks_that_are_none(run, tmp_path):

@@ -113,7 +113,7 @@ def test_a_runners_checkpoint(toy_checkpoint, tmp_path):
 def test_entry_for_the_metafile(classifier_checkpoint, tmp_path, publish):
     metrics = {"accuracy/top1": 87.6, "accuracy/top5": 98.2, "data_time": 0.01, "time": 0.02}
     (tmp_path / "test.json").write_text(json.dumps(metrics))
-    more = ["--fp16", "--config", CONFIG, "--shape", 96, 96, "--metrics", tmp_path / "test.json"]
+    more = ["--fp16", "--config", CONFIG, "--shape", 64, 96, "--metrics", tmp_path / "test.json"]
     out, error = publish(classifier_checkpoint, tmp_path / "zoo" / NAME, *more)
     assert error is None
     (path,) = (tmp_path / "zoo").iterdir()
@@ -125,7 +125,7 @@ def test_entry_for_the_metafile(classifier_checkpoint, tmp_path, publish):
     assert entry["Weights"] == f"zoo/{path.name}" and entry["In Collection"] == "DRConv"
     assert entry["Results"][0]["Metrics"] == {"accuracy/top1": 87.6, "accuracy/top5": 98.2}
     facts = entry["Metadata"]
-    assert set(CARD) <= facts.keys() and facts["SHA256"] == sha256(path) and facts["Input Size"] == "96x96"
+    assert set(CARD) <= facts.keys() and facts["SHA256"] == sha256(path) and facts["Input Size"] == "64x96"
     assert facts["Parameters"] == sum(p.numel() for p in model.parameters()) and 7e6 < facts["FLOPs"] < 2e7
     # What was published is that model's, in half the bytes.
     state = read_checkpoint(path)["state_dict"]
@@ -133,6 +133,12 @@ def test_entry_for_the_metafile(classifier_checkpoint, tmp_path, publish):
     assert path.stat().st_size < 0.6 * classifier_checkpoint.stat().st_size
     assert publish(path, tmp_path / "zoo" / NAME, "--fp16")[1] is None
     assert list((tmp_path / "zoo").iterdir()) == [path]
+
+
+def test_diverged_weights_are_not_published(tmp_path, publish):
+    torch.save({"state_dict": {"weight": torch.tensor([1.0, float("nan")])}}, tmp_path / "net.pth")
+    _, error = publish(tmp_path / "net.pth", tmp_path / "zoo" / "net")
+    assert "weight holds NaN" in error and not (tmp_path / "zoo").exists()
 
 
 class Trap:

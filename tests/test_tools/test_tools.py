@@ -74,6 +74,13 @@ def test_info():
         assert re.search(rf"{backend} +can run", text)
 
 
+def test_info_bears_a_broken_mmcv():
+    """OpenCV without its system libraries."""
+    code = "import sys; sys.modules['cv2'] = None\nfrom drconv_mm.info import describe; print(describe())"
+    text = run("-c", code).stdout
+    assert "mmcv can't be imported: " in text and re.search("sorted +can run", text)
+
+
 def test_count_flops():
     plain, dynamic = (
         run("tools/count_flops.py", CONFIG, "--shape", 96, 128, *extra).stdout.splitlines()
