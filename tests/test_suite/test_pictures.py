@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import FUNCTIONS
+from mmengine.registry import DATASETS, FUNCTIONS
 from mmpretrain.models import ImageClassifier
 
 from drconv_mm.checkpoint import CheckpointError
@@ -161,6 +161,22 @@ def test_faces_without_pairs_of_images_have_region_maps_alone(tmp_path, capsys, 
     assert "FaceRecognizer predicts ['embedding', 'index']" in capsys.readouterr().out
     regions = sample_regions(build_model(config), config, 2)
     assert regions and all(len(layer["shares"]) == layer["num_regions"] for layer in regions.values())
+
+
+def test_regions_are_counted_over_images_spread_over_the_set(tmp_path):
+    data = generate_sample_classification(tmp_path / "data", 2, 2)
+    config, _ = untrained(tmp_path, "classification/resnet18-0.25x_sample-64x64.py", data, DRCONV)
+    model = build_model(config)
+    last = len(DATASETS.build(config.val_dataloader.dataset)) - 1
+    singles = []
+    for index in (0, last):
+        config.val_dataloader.dataset.indices = [index]
+        singles.append(sample_regions(model, config, 1))
+    del config.val_dataloader.dataset["indices"]
+    found = sample_regions(model, config, 2)
+    assert found and any(0 < max(layer["shares"]) < 1 for layer in found.values())
+    for name, layer in found.items():
+        assert layer["shares"] == pytest.approx(np.mean([single[name]["shares"] for single in singles], 0))
 
 
 def test_crops_have_no_region_maps_and_a_message_says_why(tmp_path, capsys):

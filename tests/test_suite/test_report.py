@@ -21,6 +21,7 @@ from drconv_mm.suite.report.numbers import format_number
 from drconv_mm.suite.report.plots import DARK, LIGHT, _Ticks, share_plot
 from drconv_mm.suite.report.tables import collect
 from drconv_mm.suite.results import CSV_COLUMNS
+from drconv_mm.suite.statistics import paired_difference
 
 from .example_results import COMMAND, CONVS, TASKS, example_result, example_results, write_run
 from .page import Element, read_page, rows_of_runs
@@ -141,6 +142,26 @@ def test_tables_of_tasks_agree_with_the_csv(example):
                 expected = "supported by 3 seeds" if low > 0 or high < 0 else "not supported by 3 seeds"
                 assert expected in row.one("td", data_field="difference").text
                 assert ("✓" in row.text) == (low > 0)
+
+
+def test_prose_and_markdown_have_the_differences_of_the_runs(example):
+    _, results, page, text, _ = example
+    values = {
+        conv: {r.seed: r.value for r in results if (r.task, r.conv) == ("cells", conv)}
+        for conv in ("Conv2d", "DRConv mixture")
+    }
+    paired = paired_difference(*values.values())
+    mean, low, high = (format_number(value, "", sign=True) for value in (paired.mean, paired.low, paired.high))
+    p_value = format_number(paired.p_value, "p")
+    assert f"| {mean} ({low} to {high}), {paired.verdict} | {p_value} |" in text
+    assert f"DRConv mixture: {mean} (95 % interval {low} to {high}, p" in text
+    row = page.one("table", data_task="cells").one("tr", data_conv="DRConv mixture")
+    costs = {
+        conv: statistics.mean(r.multiply_adds for r in results if (r.task, r.conv) == ("cells", conv))
+        for conv in values
+    }
+    (ratio,) = row.one("td", data_field="multiply_adds").all("span", data_unit="ratio")
+    assert float(ratio.attributes["data-value"]) == pytest.approx(costs["DRConv mixture"] / costs["Conv2d"])
 
 
 def test_baselines_stand_in_the_table(example):

@@ -421,6 +421,28 @@ def test_record_is_put_together(run):
     assert result.seconds_per_iteration == 0.5 and result.peak_memory_bytes == 300 * 2**20  # a GPU's
 
 
+def test_baselines_are_kept_and_memory_is_of_the_rows_that_know_it(run):
+    run = replace(run, task=replace(run.task, baselines={"raw pixels": "pixels"}))
+    state = left_behind(run, **{"accuracy/top1": 40.0, "pixels": 7.0})
+    with (run.folder / "training/1/vis_data/scalars.json").open("a") as log:
+        log.write('\n{"accuracy/top1": 40.0, "step": 1}\n')
+    result = _collect(run, state, "suite.py", [])
+    assert result.baselines == {"raw pixels": 7.0} and result.peak_memory_bytes == 300 * 2**20
+
+
+def test_gpus_reach_the_training(run, monkeypatch):
+    seen = []
+
+    def train(run, state, gpus, report):
+        seen.append(gpus)
+        raise RunFailedError("as far as this goes")
+
+    monkeypatch.setattr("drconv_mm.suite.run._train", train)
+    with pytest.raises(RunFailedError):
+        execute(run, "suite.py", gpus=4, report=lambda *_: None)
+    assert seen == [4]
+
+
 def test_a_detector_that_finds_nothing_is_a_result(run):
     result = _collect(run, left_behind(run), "suite.py", ["python"])
     assert math.isnan(result.value) and result.metrics == {}

@@ -15,11 +15,14 @@ from drconv_mm.suite.config import load_suite
 from drconv_mm.suite.errors import DiskFullError, SuiteError
 from drconv_mm.suite.launch import run_here
 from drconv_mm.suite.lock import locked
+from drconv_mm.suite.matching import read_widths
 from drconv_mm.suite.plan import check_claim, claim
 from drconv_mm.suite.report.numbers import duration
 from drconv_mm.suite.results import ResultError, RunResult
 from drconv_mm.suite.run import RunFailedError
 from drconv_mm.suite.session import Session, _Clock, _Progress
+
+from .conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,6 +128,14 @@ def test_report_is_in_the_suites_order(suite, tmp_path):
 def test_runs_that_are_there_need_resume(session):
     finish(session.runs[0])
     with pytest.raises(SuiteError, match="holds 1 finished and 0 unfinished of these 2 runs: add --resume"):
+        session.run(resume=False)
+
+
+def test_runs_that_failed_need_resume(session):
+    folder = session.runs[0].folder
+    folder.mkdir(parents=True)
+    (folder / "failed.json").write_text("{}")
+    with pytest.raises(SuiteError, match="holds 0 finished and 1 unfinished of these 2 runs: add --resume"):
         session.run(resume=False)
 
 
@@ -335,13 +346,66 @@ def test_full_disk_between_the_runs(monkeypatch, tmp_path):
         suite_tool.main()
 
 
+def test_options_of_the_command_line(monkeypatch, tmp_path, capsys):
+    import suite as suite_tool
+
+    arguments = [TINY, "--seeds", 3, "--gpus", 2, "--dry-run", "--work-dir", tmp_path / "work"]
+    monkeypatch.setattr(Session, "run", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr("sys.argv", ["suite.py", *map(str, arguments)])
+    suite_tool.main()
+    printed = capsys.readouterr().out
+    assert "6 runs in" in printed and "| 4 epochs | 16 |" in printed
+    monkeypatch.setattr("sys.argv", ["suite.py", *map(str, [*arguments[:-3], "--report-only", *arguments[-2:]])])
+    with pytest.raises(SystemExit, match="has no finished runs to report"):
+        suite_tool.main()
+    assert suite_tool.job_options(["timeout_min=60", "slurm_partition=gpu"]) == {
+        "timeout_min": 60,
+        "slurm_partition": "gpu",
+    }
+
+
+def test_what_the_suites_file_says_is_kept(tmp_path):
+    path = tmp_path / "suite.py"
+    base = TINY.read_text().replace('"tiny_classifier.py"', f'"{TINY.with_name("tiny_classifier.py")}"')
+    path.write_text(f"{base}\nexact_resume = False\nbaseline = 'DRConv'\nseeds = 2\n")
+    session = Session(load_suite(path), work_dir=tmp_path / "work", data_root=tmp_path)
+    assert not session.suite.exact_resume
+    assert all("train_dataloader.num_workers" not in run.options for run in session.runs)
+    for run in session.runs:
+        finish(run)
+    session.report()
+    assert "difference to DRConv" in (session.work_dir / "report" / "report.md").read_text()
+
+
+def test_a_control_is_matched_at_the_first_call(suite, tmp_path, monkeypatch):
+    """Also where it is asked for alone; a task that leaves it out needs no width."""
+    asked, targets = [], []
+
+    def match_width(task, conv):
+        targets.append(conv)
+        return dict(options={"model.backbone.widen_factor": 1.5}, multiply_adds=1, target=1)
+
+    monkeypatch.setattr("drconv_mm.suite.matching.match_width", match_width)
+    monkeypatch.setattr("drconv_mm.suite.session.run_here", lambda runs, *_: asked.extend(runs) or [])
+    convs = {**suite.convs, "Wide": dict(widened_to="DRConv")}
+    shapes = suite.tasks["shapes"]
+    tasks = {"shapes": shapes, "others": replace(shapes, name="others", leave_out=["Wide"], widen=None)}
+    whole = replace(suite, convs=convs, tasks=tasks)
+    Session(whole, convs=["Wide"], work_dir=tmp_path / "work", data_root=tmp_path).run(resume=False)
+    assert targets == [suite.convs["DRConv"]]
+    (run,) = asked
+    assert run.options["model.backbone.widen_factor"] == 1.5
+    assert list(read_widths(tmp_path / "work")) == ["shapes/Wide"]
+
+
 def test_jobs_get_what_was_asked_for(suite, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("drconv_mm.suite.session.run_jobs", lambda *arguments: asked.append(arguments) or [])
     session = Session(suite, gpus=2, work_dir=tmp_path / "work", data_root=tmp_path / "data")
     session.run(resume=False, launcher="slurm", jobs=3, parameters={"timeout_min": 60})
-    ((_, _, cluster, _, jobs, options, _),) = asked
+    ((left, execute_run, cluster, _, jobs, options, _),) = asked
     assert (cluster, jobs, options) == ("slurm", 3, {"gpus_per_node": 2, "timeout_min": 60})
+    assert execute_run.keywords["gpus"] == 2 and {run.batch_size for run in left} == {16}
 
 
 def test_jobs_on_this_machine_take_its_gpu_one_at_a_time(session, monkeypatch, capsys):

@@ -6,10 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from timing import interleaved
 
 from drconv_mm.datasets.sample_detection import generate_sample_detection
 
@@ -116,6 +118,10 @@ def test_benchmark_prints_ratios_and_writes_them(tmp_path):
     content = json.loads((tmp_path / "b.json").read_text())
     assert content["machine"]["torch"] == torch.__version__ and len(content["rows"]) == 12
     assert (tmp_path / "b.png").stat().st_size > 10_000
+    for row in content["rows"]:  # to the faster of conv2d's memory formats
+        same = [other for other in content["rows"] if other["shape"] == row["shape"]]
+        fast = min(other["median"] for other in same if other["name"].startswith("conv2d"))
+        assert row["ratio"] == pytest.approx(row["median"] / fast, rel=0.03, abs=2e-3)
     more = ["--backends", "sorted", "dense", "--maps", "random", "dominant", "--backward", "none", "--rounds", 3]
     text = run("tools/benchmark_op.py", *shapes[:2], "--regions", 3, *more).stdout
     assert len(re.findall(r"(?:sorted|dense) (?:random|dominant) m=3", text)) == 4
@@ -126,6 +132,23 @@ def test_benchmark_prints_ratios_and_writes_them(tmp_path):
     assert output - 0.5 <= taken["drconv m=8"] <= output + 8 and taken["conv2d"] >= output - 0.5
     done = run("tools/benchmark_op.py", "--shapes", "64x64", check=False)
     assert done.returncode == 1 and "shape '64x64' is not like" in done.stderr
+
+
+def test_times_are_milliseconds_of_rounds_that_are_warm():
+    calls = []
+    times = interleaved({"nap": lambda: (calls.append(0), time.sleep(0.02))}, 3, "cpu")["nap"]
+    assert len(times) == 3 < len(calls) and min(times) >= 20
+
+
+def test_memory_is_of_the_threads_asked_for(monkeypatch):
+    import benchmark_model
+
+    asked = []
+    monkeypatch.setattr(benchmark_model, "measure_memory", lambda args: asked.append("measured"))
+    monkeypatch.setattr(benchmark_model.torch, "set_num_threads", asked.append)
+    monkeypatch.setattr("sys.argv", ["benchmark_model.py", str(CONFIG), "--threads", "1", "--measure-memory", "DRConv"])
+    benchmark_model.main()
+    assert asked == [1, "measured"]
 
 
 def test_benchmark_of_layers_prints_both_orders():
