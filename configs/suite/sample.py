@@ -6,7 +6,7 @@ tasks = dict(
     detection=dict(
         title="Object detection: RetinaNet with ResNet-18, half as wide, generated scenes of 160x120",
         config="detection/retinanet_r18_fpn_sample-160x120.py",
-        evaluations=2,
+        evaluations=3,
         metric=dict(name="coco/bbox_mAP", label="AP"),
         key="model.backbone.conv_cfg",
         input_shape=(128, 160),
