@@ -89,6 +89,11 @@ class Arm:
     decayed: bool = True
     networks: tuple[str, ...] | None = None
 
+    @property
+    def num_regions(self) -> int:
+        """m; 0 of a standard network."""
+        return 0 if self.drconv is None else self.drconv.get("num_regions", 8)
+
     def fits(self, network: str) -> bool:
         """Whether the network can have it."""
         return self.networks is None or network in self.networks
@@ -218,7 +223,7 @@ def _conv_cfg(arm: Arm) -> dict | None:
     """The key's value. The default leaves layers out by m times their size: here the same ones at every m."""
     if arm.drconv is None:
         return None
-    limit = ApplyTo().max_filter_numel * arm.drconv.get("num_regions", 8) // 8
+    limit = ApplyTo().max_filter_numel * arm.num_regions // 8
     return dict(arm.drconv, type="drconv_mm.DRConv", apply_to=dict(max_filter_numel=limit))
 
 
@@ -685,12 +690,6 @@ VERDICTS = {  # of the pairs' own interval and that of the common scatter: wheth
 }
 
 
-def has_regions(arm: str) -> bool:
-    """Whether there is a choice."""
-    spec = ARMS[arm].drconv
-    return spec is not None and spec.get("num_regions", 8) > 1
-
-
 def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
     """A network's lines of Markdown."""
     heads = [
@@ -704,7 +703,7 @@ def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
         top1 = [mean_and_spread([run[key] for run in runs]) for key in ("top1", "top1_region_zero", "top1_shuffled")]
         entropy = [max(0.0, value) for run in runs for value in run["entropy"].values()]  # -0.0 in older ones
         used = ""
-        if not has_regions(arm):
+        if ARMS[arm].num_regions < 2:
             top1[1:] = ["", ""]  # nothing to change
         else:
             used = f"{sum(e > 0.3 for e in entropy)} of {len(entropy)} ({min(entropy):.2f}, {median(entropy):.2f})"
@@ -807,7 +806,7 @@ def plot_top1(found: dict[str, Found], path: Path) -> None:
 
 def plot_entropy(found: dict[str, Found], path: Path) -> None:
     """Region entropy by layer: of each arm the mean of its seeds, of the default each seed."""
-    used = {n: {key: runs for key, runs in arms.items() if has_regions(key[0])} for n, arms in found.items()}
+    used = {n: {key: runs for key, runs in arms.items() if ARMS[key[0]].num_regions > 1} for n, arms in found.items()}
     used = {network: arms for network, arms in used.items() if arms}
     if not used:
         return

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-_REMEDY = "install what exporting needs: pip install 'drconv_mm[export]' (in a clone: pip install -e '.[export]')"
+
+def _needed(package: str) -> ModuleType:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"{error}; install what exporting needs: pip install 'drconv_mm[export]' (in a clone: pip install -e "
+            "'.[export]')"
+        ) from error
 
 
 def to_onnx(program: ExportedProgram, metadata: dict[str, str] | None = None) -> bytes:
@@ -25,11 +35,8 @@ def to_onnx(program: ExportedProgram, metadata: dict[str, str] | None = None) ->
     Raises:
         ImportError: onnx or onnxscript is not installed.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{error}; {_REMEDY}") from error
+    _needed("onnx")
+    _needed("onnxscript")
     model = torch.onnx.export(program, dynamo=True, verbose=False).model_proto
     for node in model.graph.node:  # stack traces, which name folders of whoever exports
         del node.metadata_props[:]
@@ -47,10 +54,7 @@ def onnx_runner(model: bytes | Path) -> Callable[[Tensor], list[Tensor]]:
     Raises:
         ImportError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(f"{error}; {_REMEDY}") from error
+    onnxruntime = _needed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -10,23 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..ops.backends.common import bank_matrices, patches, region_map
+from ..ops.backends.common import bank_matrices, of_own_region, patches, region_map
 from ..ops.geometry import Geometry
 
 
-def _region_conv2d(
-    input: Tensor,
-    filters: Tensor,
-    guide: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    *for_backward: object,
-) -> Tensor:
+def _region_conv2d(input, filters, guide, stride, padding, dilation, groups, *for_backward):
     """The operator's forward, with its arguments."""
-    num_regions, kernel_size = filters.shape[1], filters.shape[-2:]
-    matrices = bank_matrices(filters, groups)
+    kernel_size, matrices = filters.shape[-2:], bank_matrices(filters, groups)
     # One image's filters are those of a convolution; a batch that may grow is asked for no size, or it would be fixed.
     if isinstance(input.shape[0], int) and input.shape[0] == 1:
         banks = matrices[0].flatten(0, 1).unflatten(1, (-1, *kernel_size))
@@ -35,9 +25,7 @@ def _region_conv2d(
     else:
         geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
         answers = matrices @ patches(input, kernel_size, geometry)
-    answers = answers.unflatten(2, (num_regions, -1))  # [N, groups, m, O/groups, Ho * Wo]
-    regions = region_map(guide).flatten(1)[:, None, None, None].expand(*answers.shape[:2], 1, *answers.shape[3:])
-    return answers.gather(2, regions).flatten(1, 3).unflatten(2, guide.shape[-2:])
+    return of_own_region(answers, region_map(guide), filters.shape[1])
 
 
 def to_stock_operations(program: ExportedProgram) -> ExportedProgram:

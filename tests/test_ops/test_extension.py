@@ -37,6 +37,11 @@ def capability(request, monkeypatch):
     return request.param
 
 
+def side_by_side(filters):
+    """With a tap's outputs as neighbours, as generators lay filters out."""
+    return filters.permute(0, 1, 4, 5, 3, 2).contiguous().permute(0, 1, 5, 4, 2, 3)
+
+
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problem=problems())
 def test_any_geometry_equals_the_oracle_on_each_capability(capability, problem):
@@ -51,7 +56,7 @@ def test_any_geometry_equals_the_oracle_on_each_capability(capability, problem):
 def test_wide_layers_equal_the_oracle(capability, c, o, dtype, tolerance, layout):
     *tensors, arguments = make(n=3, c=c, o=o, m=4, kernel=(2, 1), size=(6, 7), dtype=dtype, padding=1)
     if layout == "outputs side by side":
-        tensors[1] = tensors[1].permute(0, 1, 4, 5, 3, 2).contiguous().permute(0, 1, 5, 4, 2, 3)
+        tensors[1] = side_by_side(tensors[1])
     assert_like_reference("cpu", tensors, arguments, tolerance, tolerance)
 
 
@@ -85,7 +90,7 @@ def test_any_number_of_threads_gives_the_same(threads, case):
 def test_many_positions_of_a_bank_with_outputs_side_by_side(capability, groups):
     """More than the kernels take at a time."""
     *tensors, arguments = make(n=1, c=6, o=24, m=2, kernel=(2, 1), size=(20, 20), padding=1, groups=groups)
-    tensors[1] = tensors[1].permute(0, 1, 4, 5, 3, 2).contiguous().permute(0, 1, 5, 4, 2, 3)
+    tensors[1] = side_by_side(tensors[1])
     assert_like_reference("cpu", tensors, arguments)
 
 

@@ -10,6 +10,14 @@ from drconv_mm.suite.plan import Run, make_plan
 TINY = Path(__file__).with_name("tiny_suite.py")
 
 
+def suite_file(tmp_path: Path, text: str) -> Path:
+    """The tiny suite's file with more at its end."""
+    path = tmp_path / "tiny_suite.py"
+    base = TINY.read_text().replace('"tiny_classifier.py"', f'"{TINY.with_name("tiny_classifier.py")}"')
+    path.write_text(f"{base}\n{text}\n")
+    return path
+
+
 @pytest.fixture
 def suite() -> Suite:
     """One task of seconds, two conv types, one seed."""

@@ -19,7 +19,7 @@ from drconv_mm.suite.errors import SuiteError
 from drconv_mm.suite.matching import forget_widths, read_widths
 from drconv_mm.suite.plan import check_claim, claim, generate_data, make_plan, missing_data, read_config, select
 
-from .conftest import TINY
+from .conftest import TINY, suite_file
 
 ROOT = Path(__file__).parents[2]
 SUITES = sorted((ROOT / "configs/suite").glob("*.py"))
@@ -32,13 +32,6 @@ def parsed(run) -> Config:
     config = Config.fromfile(run.task.config)
     config.merge_from_dict(parser.parse_args(["--cfg-options", *run.cfg_options]).cfg_options)
     return config
-
-
-def changed(tmp_path, text: str) -> Path:
-    path = tmp_path / "tiny_suite.py"
-    base = TINY.read_text().replace('"tiny_classifier.py"', f'"{TINY.with_name("tiny_classifier.py")}"')
-    path.write_text(f"{base}\n{text}\n")
-    return path
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
@@ -121,7 +114,7 @@ def test_nested_settings_and_a_config_that_says_none(tmp_path):
     )
     conv = "dict(type='drconv_mm.DRConv', generator=dict(type='pooled', static=False), apply_to=None)"
     text = f"tasks['shapes']['config'] = {str(config)!r}\nconvs['X'] = {conv}"
-    run = make_plan(load_suite(changed(tmp_path, text)), tmp_path, tmp_path)[-1]
+    run = make_plan(load_suite(suite_file(tmp_path, text)), tmp_path, tmp_path)[-1]
     assert parsed(run).model.backbone.conv_cfg == dict(
         type="drconv_mm.DRConv", generator=dict(type="pooled", static=False), apply_to=None
     )
@@ -295,7 +288,7 @@ def test_paths_that_the_command_line_cannot_carry(suite, tmp_path):
 )
 def test_errors_of_the_file(tmp_path, text, message):
     with pytest.raises(SuiteError, match=message):
-        load_suite(changed(tmp_path, text))
+        load_suite(suite_file(tmp_path, text))
 
 
 def test_no_file():

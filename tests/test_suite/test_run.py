@@ -295,15 +295,11 @@ def test_weights_to_start_from_do_not_take_a_checkpoints_place(run, scope):
 
 def test_the_last_validation_is_due_too(run):
     odd = replace(run, budget=5)  # validated after 2, 4 and 5
-    training = run.folder / "training"
-    scalars = training / "20260101_000000/vis_data/scalars.json"
-    scalars.parent.mkdir(parents=True)
-    for epoch in (2, 4, 5):
-        with zipfile.ZipFile(training / f"epoch_{epoch}.pth", "w") as archive:
-            archive.writestr("data", "x")
-    for logged, newest in (((2, 4), "epoch_4.pth"), ((2, 4, 5), "epoch_5.pth")):
-        scalars.write_text("".join(f'{{"accuracy/top1": 5.0, "step": {step}}}\n' for step in logged))
-        assert newest_checkpoint(odd).name == newest
+    save_and_log(odd, 2, 4, 5)
+    assert newest_checkpoint(odd).name == "epoch_4.pth"
+    with (run.folder / "training/20260101_000000/vis_data/scalars.json").open("a") as log:
+        log.write('{"accuracy/top1": 5.0, "step": 10}\n')
+    assert newest_checkpoint(odd).name == "epoch_5.pth"
 
 
 def test_checkpoint_to_go_on_from(run):

@@ -22,7 +22,7 @@ from drconv_mm.suite.results import ResultError, RunResult
 from drconv_mm.suite.run import RunFailedError
 from drconv_mm.suite.session import Session, _Clock, _Progress
 
-from .conftest import TINY
+from .conftest import TINY, suite_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -365,9 +365,7 @@ def test_options_of_the_command_line(monkeypatch, tmp_path, capsys):
 
 
 def test_what_the_suites_file_says_is_kept(tmp_path):
-    path = tmp_path / "suite.py"
-    base = TINY.read_text().replace('"tiny_classifier.py"', f'"{TINY.with_name("tiny_classifier.py")}"')
-    path.write_text(f"{base}\nexact_resume = False\nbaseline = 'DRConv'\nseeds = 2\n")
+    path = suite_file(tmp_path, "exact_resume = False\nbaseline = 'DRConv'\nseeds = 2")
     session = Session(load_suite(path), work_dir=tmp_path / "work", data_root=tmp_path)
     assert not session.suite.exact_resume
     assert all("train_dataloader.num_workers" not in run.options for run in session.runs)

@@ -98,7 +98,7 @@ def test_errors_are_one_line(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_what_cannot_be_traced_or_differs_is_not_written(tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_traced_or_differs_is_not_written(tmp_path, monkeypatch):
     import export as tool
 
     import drconv_mm.export.stock as stock
@@ -110,11 +110,10 @@ def test_what_cannot_be_traced_or_differs_is_not_written(tmp_path, monkeypatch, 
     def refuse(*_):
         raise RuntimeError("depends on data\nand more")
 
-    monkeypatch.setattr(tool, "export_network", refuse)
-    with pytest.raises(SystemExit, match=r"can't trace the model \(RuntimeError: depends on data\)"):
-        tool.main()
-    monkeypatch.undo()
-    monkeypatch.setattr(sys, "argv", ["export.py", str(config), str(weights), str(out), "--shape", "64", "64"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "export_network", refuse)
+        with pytest.raises(SystemExit, match=r"can't trace the model \(RuntimeError: depends on data\)"):
+            tool.main()
     monkeypatch.setattr(stock, "region_map", lambda guide: torch.zeros_like(guide[:, 0], dtype=torch.long))
     with pytest.raises(SystemExit, match="output 0 of what was exported differs"):
         tool.main()

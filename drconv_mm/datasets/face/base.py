@@ -28,6 +28,8 @@ class FaceTrainingSet(BaseDataset):
         ValueError: ``corrupt`` is another word, or there is one identity only.
     """
 
+    _skipped: torch.Tensor | None = None  # of a lazy set, too
+
     def __init__(self, corrupt: str = "error", **kwargs):
         if corrupt not in ("error", "skip"):
             raise ValueError(f"corrupt must be 'error' or 'skip', got {corrupt!r}")
@@ -60,8 +62,7 @@ class FaceTrainingSet(BaseDataset):
     @property
     def num_skipped(self) -> int:
         """How many images were found corrupt so far."""
-        skipped = getattr(self, "_skipped", None)  # a lazy set has none yet
-        return 0 if skipped is None else int(skipped.sum())
+        return 0 if self._skipped is None else int(self._skipped.sum())
 
     def __getitem__(self, idx: int) -> dict:
         """The idx-th image, or the next good one."""

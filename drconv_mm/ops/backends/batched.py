@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Geometry
-from .common import bank_matrices, is_pixelwise, patches, pick, region_map, wide_dtype
+from .common import bank_matrices, is_pixelwise, of_own_region, patches, pick, region_map, wide_dtype
 
 # Numbers that the product of a few samples may give: it is read again at once, from a CPU's cache.
 _CHUNK_NUMEL = 1 << 20
@@ -44,9 +44,7 @@ def forward(input: torch.Tensor, filters: torch.Tensor, guide: torch.Tensor, geo
     output = input.new_empty(input.shape[0], out_channels, *regions.shape[1:])
     for samples in _samples(input, num_regions * out_channels * positions):
         columns = patches(input[samples], filters.shape[-2:], geometry)
-        answers = (_of(samples, matrices) @ columns).unflatten(2, (num_regions, -1))
-        chosen = regions[samples].flatten(1)[:, None, None, None].expand(*answers.shape[:2], 1, *answers.shape[3:])
-        output[samples] = answers.gather(2, chosen).view(output[samples].shape)
+        output[samples] = of_own_region(_of(samples, matrices) @ columns, regions[samples], num_regions)
     return output
 
 

@@ -37,6 +37,22 @@ def is_pixelwise(kernel_size: tuple[int, int], geometry: Geometry) -> bool:
     return kernel_size == geometry.stride == (1, 1) and geometry.padding == (0, 0)
 
 
+def of_own_region(answers: torch.Tensor, regions: torch.Tensor, num_regions: int) -> torch.Tensor:
+    """Of what every bank gives at every position, that of the position's region.
+
+    Args:
+        answers: ``[N, groups, m * O/groups, Ho * Wo]``: `bank_matrices` times `patches`.
+        regions: ``[N, Ho, Wo]``, int64.
+        num_regions: m.
+
+    Returns:
+        ``[N, O, Ho, Wo]``.
+    """
+    answers = answers.unflatten(2, (num_regions, -1))
+    chosen = regions.flatten(1)[:, None, None, None].expand(*answers.shape[:2], 1, *answers.shape[3:])
+    return answers.gather(2, chosen).flatten(1, 3).unflatten(2, regions.shape[1:])
+
+
 def bank_matrices(filters: torch.Tensor, groups: int) -> torch.Tensor:
     """Filter banks as ``[N or 1, groups, m * O/groups, C/groups * taps]``: a group's rows lie together."""
     return filters.flatten(3).unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
