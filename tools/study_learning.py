@@ -14,292 +14,44 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
 from functools import cache
-from itertools import product
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from statistics import mean, median, stdev, variance
+from statistics import median
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
-from scipy import stats
+from study_arms import ARMS, NETWORKS, SIZE, Arm, build, costs_of, dynamic_layers, guide_weights, trained_as
+from study_report import report
 from timing import interleaved, machine, restart_with
 from torch import Tensor, nn
 
 import drconv_mm
 from drconv_mm.datasets.image_folder import scan_image_folder
-from drconv_mm.engine.complexity import Cost, count_by_part
 from drconv_mm.engine.regions import region_entropy, region_shares
 from drconv_mm.files import write_whole
 from drconv_mm.info import cpu_name
-from drconv_mm.layers import DRConv2d, observe_regions, register_generator
-from drconv_mm.layers.conv_type import ApplyTo
-from drconv_mm.layers.generators import MixtureGenerator
+from drconv_mm.layers import observe_regions
 from drconv_mm.memory import KEEP_FREED_MEMORY
-from drconv_mm.models.backbones.drconv_shufflenet_v2 import ShuffleBlock
-from drconv_mm.suite.statistics import CONFIDENCE, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "docs/learning"
-SIZE, STORED = 96, 112
+STORED = 112  # of an image in memory, whose crops are trained on
 BATCH, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.9, 4e-5, 0.1
 
 
 Change = Callable[[str, Tensor, int], Tensor]  # of a layer's region map: name, map, m
-
-
-# --- Arms: what is compared ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One line of the table.
-
-    Attributes:
-        about: What it is, for the table.
-        drconv: `DRConv2d`'s own arguments, or None for the standard network.
-        widened: Whether the standard network has the multiply-adds of the DRConv one.
-        start: Initialises the network in another way.
-        random_regions: Whether the region maps are random and fixed.
-        decayed: Whether the guides' and the generators' weights decay as the others do.
-        networks: Those that it can be built in; None for all.
-    """
-
-    about: str
-    drconv: dict | None = field(default_factory=dict)
-    widened: bool = False
-    start: Callable[[nn.Module], None] | None = None
-    random_regions: bool = False
-    decayed: bool = True
-    networks: tuple[str, ...] | None = None
-
-    @property
-    def num_regions(self) -> int:
-        """m; 0 of a standard network."""
-        return 0 if self.drconv is None else self.drconv.get("num_regions", 8)
-
-    def fits(self, network: str) -> bool:
-        """Whether the network can have it."""
-        return self.networks is None or network in self.networks
-
-
-def _layers(model: nn.Module) -> list[DRConv2d]:
-    return [module for module in model.modules() if isinstance(module, DRConv2d)]
-
-
-def authors_start(model: nn.Module) -> None:
-    """As the authors' code starts: routing of std 0.01, guide and kernels as ``nn.Conv2d``.
-
-    Their routing has no bias; here it starts at 0 and learns.
-    """
-    for layer in _layers(model):
-        nn.init.normal_(layer.generator.routing_weight, std=0.01)
-        nn.init.zeros_(layer.generator.routing_bias)
-        for kernel in layer.generator.kernels:
-            nn.init.kaiming_uniform_(kernel, a=5**0.5)
-    uncentred_guide(model)
-
-
-def _guide_weights(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for name, parameter in model.named_parameters() if name.endswith("guide_weight")]
-
-
-def uncentred_guide(model: nn.Module) -> None:
-    """Guides as ``nn.Conv2d``, whose kernels do not sum to zero."""
-    for weight in _guide_weights(model):
-        nn.init.kaiming_uniform_(weight, a=5**0.5)
-
-
-def sharp_guide(model: nn.Module) -> None:
-    """A quarter of the softmax's temperature: the gradient reaches less far beyond the likeliest region."""
-    for weight in _guide_weights(model):
-        weight.data.mul_(4)
-
-
-def guide_norm(model: nn.Module) -> None:
-    """Batch norm behind each block's guide: on average the regions' scores are equally high and spread."""
-    for block in [module for module in model.modules() if isinstance(module, ShuffleBlock)]:
-        block.guide = nn.Sequential(block.guide, nn.BatchNorm2d(len(block.guide.guide_weight), affine=False))
-
-
-def apart_start(model: nn.Module) -> None:
-    """Half of the filters' variance is the dynamic part's: the regions' filters differ from the start."""
-    for layer in _layers(model):
-        std = layer.static_weight.std().item() * 0.5**0.5
-        layer.generator.reset_parameters(std / layer.generator.gain)
-        nn.init.normal_(layer.static_weight, std=std)
-
-
-def routing_start(std: float) -> Callable[[nn.Module], None]:
-    """Other routing logits: with large ones the regions' mixtures differ from the start, and learn apart."""
-
-    def start(model: nn.Module) -> None:
-        for layer in _layers(model):
-            nn.init.normal_(layer.generator.routing_bias, std=std)
-
-    return start
-
-
-@register_generator("centred")
-class CentredMixture(MixtureGenerator):
-    """Mixing weights around zero, beside a static kernel, which what all base kernels share is left to."""
-
-    def mixing(self, input: Tensor, static: Tensor | None) -> Tensor:
-        """``2 gain (sigmoid - 1/2) / K``."""
-        return super().mixing(input, static) - self.gain / self.num_kernels
-
-    def reset_parameters(self, std: float) -> None:
-        """E[sigmoid^2] = 0.385 and E[(sigmoid - 1/2)^2] = 0.135 at logits of std 3."""
-        super().reset_parameters(std * (0.3852 / 0.1352) ** 0.5)
-
-
-def gain_start(gain: float) -> Callable[[nn.Module], None]:
-    """Another factor on the dynamic part beside the static kernel."""
-
-    def start(model: nn.Module) -> None:
-        for layer in _layers(model):
-            layer.generator.kernels.data.mul_(layer.generator.gain / gain)
-            layer.generator.gain = gain
-
-    return start
-
-
-ARMS = {
-    "standard": Arm("standard convolution", None),
-    "widened": Arm("standard, widened to DRConv's multiply-adds", None, widened=True),
-    "drconv": Arm("DRConv, the defaults (mixture, m = 8)"),
-    "m1": Arm("m = 1", {"num_regions": 1}),
-    "m2": Arm("m = 2", {"num_regions": 2}),
-    "m4": Arm("m = 4", {"num_regions": 4}),
-    "frozen_guide": Arm("guide not trained (`guide_grad_scale=0`)", {"guide_grad_scale": 0.0}),
-    "guide0.1": Arm("a tenth of the guide's gradient (`guide_grad_scale=0.1`)", {"guide_grad_scale": 0.1}),
-    "guide10": Arm("the guide's gradient tenfold (`guide_grad_scale=10`)", {"guide_grad_scale": 10.0}),
-    "random_regions": Arm("random fixed region maps", random_regions=True),
-    "topk": Arm("`guide_grad='topk'`, k = 2", {"guide_grad": "topk", "guide_topk": 2}),
-    "pooled": Arm("generator `pooled`", {"generator": "pooled"}),
-    "no_static": Arm("`mixture` without static kernel", {"generator": {"type": "mixture", "static": False}}),
-    "authors": Arm(
-        "the authors' layer: their initialisation, no static kernel",
-        {"generator": {"type": "mixture", "static": False}},
-        start=authors_start,
-    ),
-    "apart": Arm("regions' filters differ from the start", start=apart_start),
-    "routing1": Arm("routing logits of std 1 in place of 3", start=routing_start(1.0)),
-    "alike": Arm("routing logits of std 0.3 in place of 3", start=routing_start(0.3)),
-    "centred4": Arm("mixing weights around zero, gain 4", {"generator": "centred"}),
-    "centred8": Arm("mixing weights around zero, gain 8", {"generator": "centred"}, start=gain_start(8.0)),
-    "gain2": Arm("dynamic part at half the gain", start=gain_start(2.0)),
-    "uncentred_guide": Arm("guide kernels that don't sum to zero", start=uncentred_guide),
-    "sharp_guide": Arm("guide kernels four times as large", start=sharp_guide),
-    "guide_norm": Arm("batch norm behind the guide", start=guide_norm, networks=("drconv_shufflenet_v2-0.5x",)),
-    "no_decay": Arm("no weight decay on guide and generator", decayed=False),
-}
-
-
-def _drconv_shufflenet(arm: Arm, width: float) -> dict:
-    arrangement = "none" if arm.drconv is None else "both"
-    return dict(
-        type="drconv_mm.DRConvShuffleNetV2", widen_factor=width, arrangement=arrangement, drconv=dict(arm.drconv or {})
-    )
-
-
-def _conv_cfg(arm: Arm) -> dict | None:
-    """The key's value. The default leaves layers out by m times their size: here the same ones at every m."""
-    if arm.drconv is None:
-        return None
-    limit = ApplyTo().max_filter_numel * arm.num_regions // 8
-    return dict(arm.drconv, type="drconv_mm.DRConv", apply_to=dict(max_filter_numel=limit))
-
-
-def _shufflenet_by_key(arm: Arm, width: float) -> dict:
-    if arm.drconv is None:  # mmpretrain's own has four widths only
-        return _drconv_shufflenet(arm, width)
-    return dict(type="mmpretrain.ShuffleNetV2", widen_factor=width, conv_cfg=_conv_cfg(arm))
-
-
-def _mobilenet_v1(arm: Arm, width: float) -> dict:
-    return dict(type="drconv_mm.MobileNetV1", widen_factor=width, conv_cfg=_conv_cfg(arm))
-
-
-NETWORKS: dict[str, tuple[Callable[[Arm, float], dict], float]] = {
-    "drconv_shufflenet_v2-0.5x": (_drconv_shufflenet, 0.5),
-    "shufflenet_v2-0.5x": (_shufflenet_by_key, 0.5),
-    "mobilenet_v1-0.25x": (_mobilenet_v1, 0.25),
-}
-
-
-class Classifier(nn.Module):
-    """Backbone, global average pooling, linear layer: ``[N, 3, H, W] -> [N, classes]``.
-
-    The backbones keep ConvModule's start (kaiming, fan_out), so that all networks start in the same way: mmpretrain's
-    ``ShuffleNetV2.init_weights`` has another, which no other width has.
-    """
-
-    def __init__(self, backbone: dict, num_classes: int):
-        super().__init__()
-        self.backbone = MODELS.build(backbone)
-        channels = self.backbone(torch.zeros(2, 3, SIZE, SIZE))[-1].shape[1]
-        self.fc = nn.Linear(channels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits."""
-        return self.fc(self.backbone(images)[-1].mean((2, 3)))
-
-
-def build(network: str, arm: Arm, num_classes: int) -> Classifier:
-    """The arm's network.
-
-    Raises:
-        ValueError: It can't have that arm.
-    """
-    if not arm.fits(network):
-        raise ValueError(f"arm {arm.about!r} is of {', '.join(arm.networks or ())} alone, not of {network}")
-    make, width = NETWORKS[network]
-    if arm.widened:
-        width = matching_width(network, num_classes)
-    model = Classifier(make(arm, width), num_classes)
-    if arm.start is not None:
-        arm.start(model)
-    return model
-
-
-def multiply_adds(model: nn.Module) -> int:
-    """Of one image."""
-    return count_by_part(model, (SIZE, SIZE))["total"].multiply_adds
-
-
-@cache
-def costs_of(network: str, arm_name: str, num_classes: int) -> dict[str, Cost]:
-    """Of one image, by part."""
-    return count_by_part(build(network, ARMS[arm_name], num_classes), (SIZE, SIZE))
-
-
-@cache
-def matching_width(network: str, num_classes: int) -> float:
-    """The width at which the standard network has the multiply-adds of the DRConv one, by bisection."""
-    make, low = NETWORKS[network]
-    wanted, high = multiply_adds(Classifier(make(ARMS["drconv"], low), num_classes)), 4 * low
-    for _ in range(10):
-        middle = (low + high) / 2
-        enough = multiply_adds(Classifier(make(ARMS["standard"], middle), num_classes)) >= wanted
-        low, high = (low, middle) if enough else (middle, high)
-    return high
 
 
 # --- Data ------------------------------------------------------------------------------------------------------------
@@ -441,8 +193,8 @@ def optimizer_of(model: nn.Module, arm: Arm, learning_rate: Tensor) -> torch.opt
     """SGD at a rate that lies on the model's device, and may change there."""
     rest = [p for p in model.parameters() if p.dim() <= 1]  # norms and biases
     if not arm.decayed:
-        rest += [p for layer in _layers(model) for p in layer.generator.parameters() if p.dim() > 1]
-        rest += _guide_weights(model)
+        rest += [p for layer in dynamic_layers(model) for p in layer.generator.parameters() if p.dim() > 1]
+        rest += guide_weights(model)
     undecayed = {id(p) for p in rest}
     decayed = [p for p in model.parameters() if id(p) not in undecayed]
     groups = [dict(params=decayed, weight_decay=WEIGHT_DECAY), dict(params=rest)]
@@ -539,11 +291,6 @@ def train_one(
 
 
 # --- The commands ----------------------------------------------------------------------------------------------------
-
-
-def trained_as(network: str, arm: str) -> str:
-    """Whose runs they are: the standard networks of the two ShuffleNetV2 are one."""
-    return "drconv_shufflenet_v2-0.5x" if (network, arm) == ("shufflenet_v2-0.5x", "standard") else network
 
 
 def path_of(results: Path, network: str, arm: str, learning_rate: float, seed: int) -> Path:
@@ -672,202 +419,6 @@ def time_arms(args: argparse.Namespace) -> None:
             write_whole(path, json.dumps(dict(machine=about, seconds=times), indent=1) + "\n")
 
 
-# --- The report ------------------------------------------------------------------------------------------------------
-
-
-def mean_and_spread(values: list[float], digits: int = 1) -> str:
-    """``mean +- standard deviation``, the latter from two values on."""
-    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
-
-
-Found = dict[tuple[str, float], list[dict]]  # of a network: an arm and a learning rate, and its runs
-
-VERDICTS = {  # of the pairs' own interval and that of the common scatter: whether zero is outside
-    (True, True): "supported",
-    (True, False): "by the pairs alone",
-    (False, True): "by the common scatter alone",
-    (False, False): "not supported",
-}
-
-
-def table(network: str, found: Found, seconds: dict[str, dict]) -> list[str]:
-    """A network's lines of Markdown."""
-    heads = [
-        "arm", "rate", "seeds", "top-1", "all region 0", "maps shuffled", "val loss", "train loss",
-        "layers over 0.3 log m (entropy: min, median)", "multiply-adds", "parameters",
-        *(["step, s"] if seconds else []),
-    ]  # fmt: skip
-    lines = [f"### {network}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for (arm, rate), runs in found.items():
-        first = runs[0]
-        top1 = [mean_and_spread([run[key] for run in runs]) for key in ("top1", "top1_region_zero", "top1_shuffled")]
-        entropy = [max(0.0, value) for run in runs for value in run["entropy"].values()]  # -0.0 in older ones
-        used = ""
-        if ARMS[arm].num_regions < 2:
-            top1[1:] = ["", ""]  # nothing to change
-        else:
-            used = f"{sum(e > 0.3 for e in entropy)} of {len(entropy)} ({min(entropy):.2f}, {median(entropy):.2f})"
-        step = seconds.get(arm, {}).get("step")
-        cells = [
-            ARMS[arm].about, str(rate), str(len(runs)), *top1, mean_and_spread([run["val_loss"] for run in runs], 2),
-            f"{mean(run['train_loss'] for run in runs):.2f}", used,
-            f"{first['multiply_adds'] / 1e6:.1f} M", f"{first['parameters'] / 1e6:.2f} M",
-            *([f"{step:.2f}" if step else ""] if seconds else []),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
-def common_scatter(found: dict[str, Found]) -> tuple[float, int]:
-    """Standard deviation of top-1 over the seeds, one for all settings with three, and its degrees of freedom."""
-    settings = [
-        [run["top1"] for run in runs]
-        for network, arms in found.items()
-        for (arm, _), runs in arms.items()
-        if len(runs) > 2 and trained_as(network, arm) == network
-    ]
-    freedom = sum(len(values) - 1 for values in settings)
-    return (sum((len(values) - 1) * variance(values) for values in settings) / max(1, freedom)) ** 0.5, freedom
-
-
-def comparisons(found: dict[str, Found], ours: str, others: list[str]) -> list[str]:
-    """One arm less each of some others, of all networks that have both.
-
-    Twice, each with its interval: paired by seed and network (pairs that share a training are one, with their mean),
-    with the scatter of the pairs' own differences; and of all seeds, every network counting alike, with the scatter
-    that all settings have in common.
-    """
-    less = f"{'DRConv' if ours == 'drconv' else ARMS[ours].about} less this"
-    heads = [
-        "arm", "rate", "networks", "pairs", f"{less}, in the pairs", "95 % interval",
-        "seeds", "of all seeds", "95 % interval", "",
-    ]  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    rates = sorted({rate for arms in found.values() for _, rate in arms})
-    scatter, freedom = common_scatter(found)
-    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) if freedom else math.inf
-
-    def top1(network: str, arm: str, rate: float) -> dict[int, float]:
-        return {run["seed"]: run["top1"] for run in found[network][arm, rate]}
-
-    for other, rate in ((arm, rate) for arm in others for rate in rates):
-        having = [network for network in found if {(other, rate), (ours, rate)} <= found[network].keys()]
-        for networks in [[network] for network in having] + ([having] if len(having) > 1 else []):
-            values = {arm: {n: top1(n, arm, rate) for n in networks} for arm in (ours, other)}
-            both: dict[tuple[str, int], list[tuple[float, float]]] = {}
-            for network in networks:
-                first, second = values[ours][network], values[other][network]
-                for seed in first.keys() & second.keys():
-                    both.setdefault((trained_as(network, other), seed), []).append((first[seed], second[seed]))
-            if len(both) < 2:
-                continue
-            pairs = paired_difference(
-                *({pair: mean(found[place] for found in of) for pair, of in both.items()} for place in (1, 0))
-            )
-            weights: Counter = Counter()  # of each training, which may stand for two networks
-            difference = 0.0
-            for network, (sign, arm) in product(networks, ((1, ours), (-1, other))):
-                for seed, value in values[arm][network].items():
-                    weight = sign / len(values[arm][network]) / len(networks)
-                    difference += weight * value
-                    weights[trained_as(network, arm), arm, seed] += weight
-            half = t * scatter * sum(weight**2 for weight in weights.values()) ** 0.5 if freedom else math.inf
-            cells = [
-                ARMS[other].about, str(rate), networks[0] if len(networks) == 1 else f"all {len(networks)}",
-                str(pairs.n), f"{pairs.mean:+.1f}", f"{pairs.low:.1f} to {pairs.high:.1f}",
-                " and ".join(str(sum(of == arm for _, of, _ in weights)) for arm in (ours, other)),
-                f"{difference:+.1f}",
-                f"{difference - half:.1f} to {difference + half:.1f}",
-                VERDICTS[pairs.supported, abs(difference) > half],
-            ]  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
-RATE_COLORS = {0.05: "tab:green", 0.1: "tab:blue", 0.2: "tab:orange"}
-
-
-def plot_top1(found: dict[str, Found], path: Path) -> None:
-    """Top-1 of each run, by arm."""
-    most = max(4, *map(len, found.values()))
-    figure = Figure(figsize=(5.2 * len(found), 0.24 * most + 1), layout="constrained")
-    columns = figure.subplots(1, len(found), squeeze=False)[0]
-    for (network, arms), axes in zip(found.items(), columns, strict=True):
-        for row, runs in enumerate(arms.values()):
-            values = [run["top1"] for run in runs]
-            axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.6)
-            axes.plot(mean(values), row, "|", color="black", markersize=16)
-        axes.set_yticks(range(len(arms)), [f"{arm} at {rate}" for arm, rate in arms])
-        axes.set_ylim(most - 0.5, -0.5)  # from the top, as in the tables
-        axes.set(title=network, xlabel="top-1, % (points: seeds, bar: mean)")
-        axes.grid(axis="x", alpha=0.4)
-    figure.savefig(path, dpi=90)
-
-
-def plot_entropy(found: dict[str, Found], path: Path) -> None:
-    """Region entropy by layer: of each arm the mean of its seeds, of the default each seed."""
-    used = {n: {key: runs for key, runs in arms.items() if ARMS[key[0]].num_regions > 1} for n, arms in found.items()}
-    used = {network: arms for network, arms in used.items() if arms}
-    if not used:
-        return
-    most = max(4, *map(len, used.values()))
-    height = 0.24 * most + 1
-    figure = Figure(figsize=(5.2 * len(used), height + 4), layout="constrained")
-    rows = figure.subplots(2, len(used), height_ratios=(height, 4), squeeze=False)
-    for (network, arms), upper, lower in zip(used.items(), *rows, strict=True):
-        means = [np.mean([list(run["entropy"].values()) for run in runs], axis=0) for runs in arms.values()]
-        image = upper.imshow(means, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-        upper.set_yticks(range(len(arms)), [f"{arm} at {rate}" for arm, rate in arms])
-        upper.set_ylim(most - 0.5, -0.5)
-        upper.set(title=network, xlabel="DRConv layer, from input to output")
-        for rate, runs in ((rate, runs) for (arm, rate), runs in arms.items() if arm == "drconv"):
-            color = RATE_COLORS.get(rate, "tab:gray")
-            lower.plot([], ".-", color=color, label=f"at {rate}, {len(runs)} seeds")
-            for run in runs:
-                lower.plot(list(run["entropy"].values()), ".-", color=color, alpha=0.7)
-        lower.axhline(0.3, color="gray", linestyle="--")
-        lower.set(xlabel="DRConv layer, from input to output", ylabel="region entropy / log m, drconv", ylim=(0, 1.02))
-        if lower.get_legend_handles_labels()[0]:
-            lower.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=3, frameon=False, fontsize="small")
-    figure.colorbar(image, ax=rows[0, -1], label="region entropy / log m, mean of the seeds")
-    figure.savefig(path, dpi=90)
-
-
-def report(args: argparse.Namespace) -> None:
-    """Writes the tables between the page's markers, and the plot."""
-    found: dict[str, Found] = {}
-    for network in NETWORKS:
-        for arm in ARMS:
-            paths = (args.results / "runs" / trained_as(network, arm)).glob(f"{arm}-lr*.json")
-            runs = [json.loads(path.read_text()) for path in paths]
-            for result in sorted(runs, key=lambda result: (result["learning_rate"], result["seed"])):
-                found.setdefault(network, {}).setdefault((arm, result["learning_rate"]), []).append(result)
-    for network, arms in list(found.items()):  # of another's runs, those at rates that it has been trained at
-        rates = {rate for arm, rate in arms if trained_as(network, arm) == network}
-        found[network] = {(arm, rate): runs for (arm, rate), runs in arms.items() if rate in rates}
-        if not found[network]:
-            del found[network]
-    if not found:
-        raise SystemExit(
-            f"study_learning.py: no runs in {args.results / 'runs'}; make them with: study_learning.py run DATA"
-        )
-    timed = args.results / "times.json"
-    seconds = json.loads(timed.read_text())["seconds"] if timed.exists() else {}
-    lines = [line for network, arms in found.items() for line in table(network, arms, seconds.get(network, {}))]
-    for title, ours, others in (
-        ("Differences", "drconv", [arm for arm in ARMS if arm != "drconv"]),
-        ("Differences of m = 1, one filter for the whole image", "m1", ["standard", "widened"]),
-    ):
-        lines += [f"### {title}", "", *comparisons(found, ours, others)]
-    page, begin, end = args.results.with_suffix(".md"), "<!-- tables: begin -->", "<!-- tables: end -->"
-    if page.exists() and begin in (text := page.read_text()):
-        before, after = text.split(begin)[0], text.split(end)[1]
-        page.write_text("\n".join([f"{before}{begin}", "", *lines, f"{end}{after}"]))
-    print("\n".join(lines))
-    plot_top1(found, args.results / "learning.png")
-    plot_entropy(found, args.results / "entropy.png")
-
-
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -894,7 +445,7 @@ def main() -> None:
     """Does what is asked."""
     args = parse_args()
     try:
-        {"run": run, "time": time_arms, "report": report}[args.command](args)
+        {"run": run, "time": time_arms, "report": lambda args: report(args.results)}[args.command](args)
     except FileNotFoundError as error:  # a wrong layout, which the message explains
         raise SystemExit(f"study_learning.py: {error}") from None
 

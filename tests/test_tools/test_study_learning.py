@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import study_arms
 import study_learning
+import study_report
 import torch
 import torch.nn.functional as F
 
@@ -65,8 +67,8 @@ def test_runs_once_and_reports(study):
     printed = run(TOOL, "report", *arguments).stdout
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert all("| random fixed region maps | 0.05 | 1 |" in tables for tables in (text, printed))
-    for picture in ("learning.png", "entropy.png"):
+    assert all("| `random_regions`: random fixed region maps | 0.05 | 1 |" in tables for tables in (text, printed))
+    for picture in ("learning.png", "entropy.png"):  # of one seed there are no differences
         assert (results / picture).stat().st_size > 10_000
     run(TOOL, "report", *arguments)
     assert page.read_text() == text
@@ -176,8 +178,8 @@ def top1_of(arm: str, *values: float) -> dict:
 
 def compared(found: dict, ours: str = "drconv") -> dict[tuple[str, str], list[str]]:
     """By arm and networks: the other cells."""
-    others = [arm for arm in study_learning.ARMS if arm != ours]
-    lines = study_learning.comparisons(found, ours, others)[2:-1]
+    others = [arm for arm in study_arms.ARMS if arm != ours]
+    lines = study_report.difference_table(ours, study_report.differences(found, ours, others))[2:-1]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert all(row[1] == "0.1" for row in rows)
     return {(row[0], row[2]): row[3:] for row in rows}
@@ -206,13 +208,31 @@ def test_differences_are_paired_by_seed_and_network():
     }  # fmt: skip
 
 
+def test_differences_are_drawn_with_their_intervals():
+    found = {
+        "a": top1_of("drconv", 70, 72, 74) | top1_of("standard", 60, 61, 65) | top1_of("m1", 70, 71, 72),
+        "b": top1_of("drconv", 50, 50, 53) | top1_of("standard", 44, 46, 48),
+    }
+    drawn = study_report.differences(found, "drconv", ["standard", "m1"])
+    columns = {axes.get_title(): axes for axes in study_report.differences_figure(drawn).axes}
+    assert list(columns) == ["networks together", "a", "b"]
+    for name, networks in (("networks together", ("a", "b")), ("a", ("a",)), ("b", ("b",))):
+        lines = [tuple(map(float, line.get_xdata())) for line in columns[name].lines]
+        expected = [one for one in drawn if one.networks == networks]
+        assert len(expected) == (2 if name == "a" else 1)
+        for one in expected:
+            assert (one.pairs.low, one.pairs.high) in lines and (one.mean - one.half, one.mean + one.half) in lines
+    alone = study_report.differences({"a": found["a"]}, "drconv", ["standard"])
+    assert [axes.get_title() for axes in study_report.differences_figure(alone).axes] == ["a"]
+
+
 def test_the_scatter_of_all_settings_tells_of_all_seeds():
     found = {
         "a": top1_of("drconv", 70, 72, 74) | top1_of("standard", 60, 61, 65) | top1_of("m1", 70, 71, 72),
         "b": top1_of("drconv", 50, 50, 53) | top1_of("standard", 44, 46, 48) | top1_of("m2", 50, 51),
     }
     # Variances 4, 7, 1; 3 and 4 of settings with three seeds: 3.8, of 10 degrees of freedom; t = 2.228.
-    scatter, freedom = study_learning.common_scatter(found)
+    scatter, freedom = study_report.common_scatter(found)
     assert (scatter, freedom) == (pytest.approx(3.8**0.5), 10)
     half = 2.228 * (3.8 * 2 / 3) ** 0.5
     cells = ["3 and 3", "+10.0", f"{10 - half:.1f} to {10 + half:.1f}"]
@@ -225,7 +245,7 @@ def test_the_scatter_of_all_settings_tells_of_all_seeds():
     names = ("drconv_shufflenet_v2-0.5x", "shufflenet_v2-0.5x")
     shared = dict(zip(names, found.values(), strict=True))
     shared[names[1]] |= {("standard", 0.1): shared[names[0]]["standard", 0.1]}
-    scatter, freedom = study_learning.common_scatter(shared)
+    scatter, freedom = study_report.common_scatter(shared)
     assert (scatter**2, freedom) == (pytest.approx((4 + 7 + 1 + 3) / 4), 8)
     half = 2.306 * scatter * (6 * (1 / 6) ** 2 + 3 * (2 / 6) ** 2) ** 0.5
     row = compared(shared)["standard convolution", "all 2"]
@@ -243,12 +263,12 @@ def test_the_scatter_of_all_settings_tells_of_all_seeds():
     assert compared(steady)["m = 1", "a"][-1] == "by the common scatter alone"
 
 
-@pytest.mark.parametrize("network", study_learning.NETWORKS)
+@pytest.mark.parametrize("network", study_arms.NETWORKS)
 def test_use_of_regions_is_measured(network):
     """A network whose regions' filters differ gives other answers with other maps."""
     torch.manual_seed(0)
     images, labels = torch.randint(256, (8, 3, 112, 112), dtype=torch.uint8), torch.arange(8) % 5
-    model = study_learning.build(network, study_learning.ARMS["apart"], 5)
+    model = study_arms.build(network, study_arms.ARMS["apart"], 5)
     for module in model.modules():  # statistics of these images, so that outputs are of a size that differences show at
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -276,20 +296,20 @@ def test_the_page_has_what_the_records_say(tmp_path):
     assert copy.read_text() == page.read_text()
 
 
-@pytest.mark.parametrize("network", study_learning.NETWORKS)
+@pytest.mark.parametrize("network", study_arms.NETWORKS)
 def test_the_same_layers_are_dynamic_at_every_m(network):
     dynamic = [
-        [n for n, m in study_learning.build(network, study_learning.ARMS[arm], 20).named_modules()
+        [n for n, m in study_arms.build(network, study_arms.ARMS[arm], 20).named_modules()
          if isinstance(m, DRConv2d)]
         for arm in ("m1", "m2", "drconv")
     ]  # fmt: skip
     assert dynamic[0] == dynamic[1] == dynamic[2] and len(dynamic[0]) > 10
 
 
-@pytest.mark.parametrize("arm", study_learning.ARMS)
+@pytest.mark.parametrize("arm", study_arms.ARMS)
 def test_every_arm_trains(arm):
     torch.manual_seed(0)
-    model = study_learning.build("drconv_shufflenet_v2-0.5x", study_learning.ARMS[arm], 20)
+    model = study_arms.build("drconv_shufflenet_v2-0.5x", study_arms.ARMS[arm], 20)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     images, before = torch.randn(2, 3, 96, 96), {name: p.detach().clone() for name, p in model.named_parameters()}
     for _ in range(3):  # the guide has no gradient while all regions' filters are equal
@@ -302,15 +322,15 @@ def test_every_arm_trains(arm):
     assert all(name.endswith("guide_weight") for name in still) and bool(still) == (arm in ("m1", "frozen_guide"))
 
 
-@pytest.mark.parametrize("arm", [name for name, arm in study_learning.ARMS.items() if arm.start is not None])
+@pytest.mark.parametrize("arm", [name for name, arm in study_arms.ARMS.items() if arm.start is not None])
 def test_another_start_is_another(arm):
     def start(changed: bool) -> dict:
         torch.manual_seed(0)
-        spec = study_learning.ARMS[arm]
-        model = study_learning.build("drconv_shufflenet_v2-0.5x", spec if changed else replace(spec, start=None), 20)
+        spec = study_arms.ARMS[arm]
+        model = study_arms.build("drconv_shufflenet_v2-0.5x", spec if changed else replace(spec, start=None), 20)
         return {name: value.detach() for name, value in model.eval().named_parameters()} | {
             "output": model(torch.ones(1, 3, 96, 96)).detach(),
-            "gains": torch.tensor([layer.generator.gain for layer in study_learning._layers(model)]),
+            "gains": torch.tensor([layer.generator.gain for layer in study_arms.dynamic_layers(model)]),
         }
 
     with_it, without = start(True), start(False)
@@ -318,7 +338,7 @@ def test_another_start_is_another(arm):
 
 
 def test_evaluation_is_of_the_trained_network_as_it_stands():
-    model = study_learning.build(NETWORK, study_learning.ARMS["standard"], 5).train()
+    model = study_arms.build(NETWORK, study_arms.ARMS["standard"], 5).train()
     with torch.no_grad():
         model.fc.weight.zero_()
         model.fc.bias.copy_(torch.tensor([0, 0, 9.0, 0, 0]))
@@ -331,8 +351,8 @@ def test_evaluation_is_of_the_trained_network_as_it_stands():
 
 @pytest.mark.parametrize("arm", ["drconv", "no_decay"])
 def test_what_decays(arm):
-    model = study_learning.build(NETWORK, study_learning.ARMS[arm], 20)
-    groups = study_learning.optimizer_of(model, study_learning.ARMS[arm], torch.tensor(0.1)).param_groups
+    model = study_arms.build(NETWORK, study_arms.ARMS[arm], 20)
+    groups = study_learning.optimizer_of(model, study_arms.ARMS[arm], torch.tensor(0.1)).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         spared = arm == "no_decay" and ("generator." in name or name.endswith("guide_weight"))
@@ -363,7 +383,7 @@ def test_half_the_gain_is_the_same_start():
     layer, input = DRConv2d(16, 16, 1), torch.randn(2, 16, 4, 4)
     before, kernels = layer.generate_filters(input), layer.generator.kernels.detach().clone()
     assert layer.generator.gain == 4
-    study_learning.gain_start(2.0)(layer)
+    study_arms.gain_start(2.0)(layer)
     assert layer.generator.gain == 2
     torch.testing.assert_close(layer.generate_filters(input), before)
     torch.testing.assert_close(layer.generator.kernels.detach(), 2 * kernels)
@@ -372,10 +392,10 @@ def test_half_the_gain_is_the_same_start():
 def test_starts_are_those_that_the_table_names():
     layer = DRConv2d(64, 64, 1)
     guide = layer.guide_weight.detach().clone()
-    study_learning.sharp_guide(layer)
+    study_arms.sharp_guide(layer)
     torch.testing.assert_close(layer.guide_weight.detach(), 4 * guide)
     for arm, std in (("routing1", 1.0), ("alike", 0.3)):
-        study_learning.ARMS[arm].start(layer)
+        study_arms.ARMS[arm].start(layer)
         assert layer.generator.routing_bias.std().item() == pytest.approx(std, rel=0.4)
 
 
@@ -383,7 +403,7 @@ def test_a_norm_behind_the_guide_is_of_one_network():
     with pytest.raises(
         ValueError, match=r"behind the guide' is of drconv_shufflenet_v2-0.5x alone, not of mobilenet_v1"
     ):
-        study_learning.build(NETWORK, study_learning.ARMS["guide_norm"], 20)
+        study_arms.build(NETWORK, study_arms.ARMS["guide_norm"], 20)
 
 
 def test_random_maps_differ_between_layers_and_seeds():

@@ -19,7 +19,7 @@ from ..integration.toolbox import packaged
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/detection/retinanet_r18_fpn_sample-160x120.py"
-MODULES = ("timing.py", "toolbox_models.py")  # what several tools share
+MODULES = ("study_arms.py", "study_report.py", "timing.py", "toolbox_models.py")  # which tools import
 KEY = "model.backbone.conv_cfg.type=drconv_mm.DRConv"
 
 
