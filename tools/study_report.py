@@ -127,6 +127,16 @@ class Difference:
         return self.networks[0] if len(self.networks) == 1 else f"all {len(self.networks)}"
 
     @property
+    def low(self) -> float:
+        """The interval's lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return self.mean + self.half
+
+    @property
     def verdict(self) -> str:
         """By which of the intervals it is not zero."""
         return VERDICTS[self.pairs.supported, abs(self.mean) > self.half]
@@ -180,43 +190,50 @@ def difference_table(ours: str, found: list[Difference]) -> list[str]:
         cells = [
             ARMS[one.other].about, str(one.rate), one.over,
             str(one.pairs.n), f"{one.pairs.mean:+.1f}", f"{one.pairs.low:.1f} to {one.pairs.high:.1f}",
-            " and ".join(map(str, one.seeds)), f"{one.mean:+.1f}",
-            f"{one.mean - one.half:.1f} to {one.mean + one.half:.1f}",
+            " and ".join(map(str, one.seeds)), f"{one.mean:+.1f}", f"{one.low:.1f} to {one.high:.1f}",
             one.verdict,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
+def color_of(rate: float) -> str:
+    """The same in all pictures."""
+    return RATE_COLORS.get(rate, "tab:gray")
+
+
 def differences_figure(found: list[Difference]) -> Figure:
-    """Both differences of each arm with their intervals: a column for each network, and one for all together."""
-    columns = list(dict.fromkeys(network for one in found for network in one.networks))
-    together = "networks together"
-    if any(len(one.networks) > 1 for one in found):
-        columns.insert(0, together)
+    """Both differences of each arm with their intervals: a column for each network, and one for all together.
+
+    Every mean is within; an interval that reaches beyond is cut at the edge.
+    """
+    columns = {"networks together": [one for one in found if len(one.networks) > 1]}
+    for one in found:
+        if len(one.networks) == 1:
+            columns.setdefault(one.networks[0], []).append(one)
+    columns = {name: shown for name, shown in columns.items() if shown}
     arms = list(dict.fromkeys(one.other for one in found))
     rates = sorted({one.rate for one in found})
+    edge = 1.5 * max(1.0, *(abs(middle) for one in found for middle in (one.pairs.mean, one.mean)))
     figure = Figure(figsize=(3.2 * len(columns) + 2.4, 0.42 * len(arms) + 1.6), layout="constrained")
     row_of = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for name, axes in zip(columns, row_of, strict=True):
+    for (name, shown), axes in zip(columns.items(), row_of, strict=True):
         axes.axvline(0, color="black", linewidth=0.8)
-        for one in found:
-            if name != (one.over if len(one.networks) == 1 else together):
-                continue
-            color = RATE_COLORS.get(one.rate, "tab:gray")
+        for one in shown:
+            color = color_of(one.rate)
             row = arms.index(one.other) + 0.56 * ((rates.index(one.rate) + 0.5) / len(rates) - 0.5)
             axes.plot([one.pairs.low, one.pairs.high], [row - 0.06] * 2, color=color, linewidth=1)
             axes.plot(one.pairs.mean, row - 0.06, "|", color=color, markersize=7)
-            axes.plot([one.mean - one.half, one.mean + one.half], [row + 0.06] * 2, color=color, linewidth=3, alpha=0.5)
+            axes.plot([one.low, one.high], [row + 0.06] * 2, color=color, linewidth=3, alpha=0.5)
             axes.plot(one.mean, row + 0.06, "o", color=color, markersize=5)
-        axes.set(title=name, xlim=(-14, 14))
+        axes.set(title=name, xlim=(-edge, edge))
         axes.set_yticks(range(len(arms)), arms)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
-        for edge in range(len(arms) - 1):
-            axes.axhline(edge + 0.5, color="lightgray", linewidth=0.6)
+        for row in range(len(arms) - 1):
+            axes.axhline(row + 0.5, color="lightgray", linewidth=0.6)
     for rate in rates:
-        row_of[0].plot([], [], "o-", color=RATE_COLORS.get(rate, "tab:gray"), label=f"rate {rate}")
+        row_of[0].plot([], [], "o-", color=color_of(rate), label=f"rate {rate}")
     figure.legend(loc="outside upper right", ncols=len(rates), frameon=False)
     figure.supxlabel(
         "top-1 of DRConv less the arm's, points (right of 0: DRConv is better), with 95 % intervals: "
@@ -259,7 +276,7 @@ def entropy_figure(found: dict[str, Found]) -> Figure | None:
         upper.set_ylim(most - 0.5, -0.5)
         upper.set(title=network, xlabel="DRConv layer, from input to output")
         for rate, runs in ((rate, runs) for (arm, rate), runs in arms.items() if arm == "drconv"):
-            color = RATE_COLORS.get(rate, "tab:gray")
+            color = color_of(rate)
             lower.plot([], ".-", color=color, label=f"at {rate}, {len(runs)} seeds")
             for run in runs:
                 lower.plot(list(run["entropy"].values()), ".-", color=color, alpha=0.7)
