@@ -225,10 +225,8 @@ def test_differences_are_drawn_with_their_intervals():
     alone = study_report.differences({"a": found["a"]}, "drconv", ["standard"])
     assert [axes.get_title() for axes in study_report.differences_figure(alone).axes] == ["a"]
     (far,) = study_report.differences({"a": found["a"] | top1_of("standard", 20, 30, 40)}, "drconv", ["standard"])
-    assert study_report.differences_figure([far]).axes[0].get_xlim() == (
-        -63,
-        63,
-    )  # 1.5 times the 42 points between them
+    edges = study_report.differences_figure([far]).axes[0].get_xlim()
+    assert edges == (-63, 63)  # 1.5 times the 42 points between them
 
 
 def test_the_scatter_of_all_settings_tells_of_all_seeds():
