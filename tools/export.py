@@ -12,6 +12,8 @@ import argparse
 import json
 import sys
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -27,8 +29,10 @@ from drconv_mm.files import draft_of
 from drconv_mm.zoo import load_weights
 
 # Of the outputs' mean magnitude. A rounded guide may give a pixel on a border to the other region, which means tell
-# from a wrong program, and largest differences don't.
+# from a wrong program, and largest differences don't. On maps of few pixels that changes a mean as well, now and then:
+# most draws of images have to agree. A wrong program differs in all.
 TOLERANCE = 1e-3
+DRAWS = 5
 ROUNDS = 7
 
 
@@ -104,7 +108,8 @@ def export(args: argparse.Namespace) -> str:
         data_preprocessor=json.dumps(config.model.get("data_preprocessor") or {}, default=str),
     )
     # Another number than it was traced with.
-    images = torch.randn(3, 3, *shape) if args.dynamic_batch else images
+    draws = torch.randn(DRAWS, 3 if args.dynamic_batch else len(images), 3, *shape)
+    images = draws[0]
     with draft_of(args.out) as draft, torch.no_grad():
         if args.out.suffix == ".onnx":
             draft.write_bytes(to_onnx(program, about))
@@ -112,7 +117,9 @@ def export(args: argparse.Namespace) -> str:
         else:
             torch.export.save(program, draft, extra_files={"about.json": json.dumps(about)})
             run = torch.export.load(draft).module()
-        lines = compare(flat(model(images, mode="tensor")), flat(run(images)))
+        expected, found = ([flat(call(draw)) for draw in draws] for call in (partial(model, mode="tensor"), run))
+        by_output = (zip(*outputs, strict=True) for outputs in (expected, found))  # each output's tensors, one a draw
+        lines = [compare(number, *both) for number, both in enumerate(zip(*by_output, strict=True))]
         calls = dict(model=lambda: model(images, mode="tensor"), exported=lambda: run(images))
         times = {name: median(found) for name, found in interleaved(calls, ROUNDS, "cpu").items()}
     count = "any number of images" if args.dynamic_batch else f"{len(images)} images"
@@ -126,24 +133,28 @@ def export(args: argparse.Namespace) -> str:
     )
 
 
-def compare(expected: list[torch.Tensor], found: list[torch.Tensor]) -> list[str]:
-    """A line for each output.
+def compare(number: int, expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> str:
+    """A line on an output, of which there is one a draw in each.
 
     Raises:
-        ValueError: They are not the same.
+        ValueError: They are not the same in most draws.
     """
-    lines = []
-    for number, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
-        difference, size = (theirs - ours).abs(), float(ours.abs().mean())
-        if not float(difference.mean()) <= TOLERANCE * size:
-            raise ValueError(
-                f"output {number} of what was exported differs from the model's by {float(difference.mean()):.1e} on "
-                f"average, at a mean magnitude of {size:.1e}, so it was not kept; please report it with the config"
-            )
-        shape = "x".join(map(str, ours.shape))
-        most = float(difference.max())
-        lines.append(f"  output {number}, {shape}: mean magnitude {size:.1e}, differs by {most:.1e} at most")
-    return lines
+    size = float(torch.stack(list(expected)).abs().mean())
+    differences = [(theirs - ours).abs() for ours, theirs in zip(expected, found, strict=True)]
+    same = [difference for difference in differences if float(difference.mean()) <= TOLERANCE * size]  # NaN is not
+    if 2 * len(same) <= len(differences):
+        mean = float(torch.stack(differences).mean())
+        raise ValueError(
+            f"output {number} of what was exported differs from the model's in {len(differences) - len(same)} of "
+            f"{len(differences)} tries, by {mean:.1e} on average, at a mean magnitude of {size:.1e}, so it was not "
+            "kept; please report it with the config"
+        )
+    shape = "x".join(map(str, expected[0].shape))
+    most = max(float(difference.max()) for difference in same)
+    line = f"  output {number}, {shape}: mean magnitude {size:.1e}, differs by {most:.1e} at most"
+    if len(same) < len(differences):
+        line += f" in {len(same)} of {len(differences)} tries; in the others rounding may have changed a pixel's region"
+    return line
 
 
 if __name__ == "__main__":

@@ -39,11 +39,13 @@ def test_onnx_runs_without_the_package(tmp_path):
 
     from drconv_mm.zoo import get_model
 
-    model, images = get_model(CLASSIFIER), torch.randn(5, 3, 64, 64)
+    model, images = get_model(CLASSIFIER), torch.randn(20, 3, 64, 64)
     session = onnxruntime.InferenceSession(out)
     (found,) = session.run(None, {"images": images.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(found), model(images, mode="tensor"), atol=1e-4, rtol=1e-4)
+        differences = (torch.from_numpy(found) - model(images, mode="tensor")).abs().amax(1)
+    # Rounding may change a pixel's region, in an image or two.
+    assert (differences < 1e-4).sum() >= 18, differences
     about = session.get_modelmeta().custom_metadata_map
     mean = model.data_preprocessor.mean.flatten().tolist()
     assert json.loads(about["data_preprocessor"])["mean"] == pytest.approx(mean)
@@ -118,3 +120,17 @@ def test_what_cannot_be_traced_or_differs_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="output 0 of what was exported differs"):
         tool.main()
     assert not any(tmp_path.iterdir())
+
+
+def test_most_tries_have_to_agree():
+    import export as tool
+
+    def compare(*changes: float) -> str:
+        expected = [torch.ones(2, 4)] * 5
+        return tool.compare(1, expected, [ours + change for ours, change in zip(expected, changes, strict=True)])
+
+    assert compare(0, 0, 1e-4, 0, 0).endswith("output 1, 2x4: mean magnitude 1.0e+00, differs by 1.0e-04 at most")
+    assert "at most in 3 of 5 tries; in the others rounding" in compare(0.1, 0, 0, 0, 0.1)
+    for changes in ((0.1, 0, 0.1, 0, 0.1), (float("nan"),) * 5):
+        with pytest.raises(ValueError, match=r"differs from the model's in [35] of 5 tries"):
+            compare(*changes)
