@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/pretrained"), help="default: %(default)s")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/pretrained", help="default: docs/pretrained")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/pretrained", help="default: docs/pretrained, which holds the published runs: give another to run them again")
     return parser.parse_args()
 
 
@@ -119,7 +119,8 @@ def main() -> None:
             pretrained = args.work_dir / task / f"source-seed{seed}"
             for kind, (key, factor) in KINDS.items():
                 path = args.results / f"{task}-{kind.lower()}-seed{seed}.json"
-                if not path.exists():
+                finished = path.exists()
+                if not finished:
                     seeded = [*where, f"randomness.seed={seed}"]
                     if not (pretrained / "done").exists():
                         print(f"{task}, seed {seed}: the standard network to start from", flush=True)
@@ -134,7 +135,8 @@ def main() -> None:
                     result = dict(task=task, kind=kind, seed=seed, metric=metric, minutes=minutes)
                     write_whole(path, json.dumps(result) + "\n")
                 runs.setdefault((task, kind), []).append(json.loads(path.read_text()))
-                print(f"{task}, seed {seed}, {kind}: {runs[task, kind][-1]['metric']}", flush=True)
+                before = f" (finished before: {path})" if finished else ""
+                print(f"{task}, seed {seed}, {kind}: {runs[task, kind][-1]['metric']}{before}", flush=True)
     print("\n| task | fine-tuned as | metric | of seeds | minutes each |\n|---|---|---|---|---|")
     for (task, kind), found in runs.items():
         values = [run["metric"] for run in found]

@@ -235,9 +235,9 @@ def test_the_study_of_pretrained_starts(tmp_path, shared_data, monkeypatch, caps
     monkeypatch.setattr(study_pretrained, "train", lambda *_: pytest.fail("it trains what is finished"))
     capsys.readouterr()
     study_pretrained.main()
-    assert (
-        f"| classification | DRConv | {found['classification-drconv-seed0']['metric']:.3g} |" in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert f"| classification | DRConv | {found['classification-drconv-seed0']['metric']:.3g} |" in out
+    assert out.count("(finished before: ") == 2
     with pytest.raises(SystemExit, match="whose work dir was not there, has -1: finished runs can't be compared"):
         study_pretrained.keep_source(tmp_path / "found", dict(task="classification", seed=0, metric=-1))
 
