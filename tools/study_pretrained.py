@@ -60,7 +60,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/pretrained"), help="default: %(default)s")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/pretrained", help="default: docs/pretrained, which holds the published runs: give another to run them again")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "docs/pretrained",
+        help="default: docs/pretrained, which holds the published runs; give another folder to repeat them",
+    )  # fmt: skip
     return parser.parse_args()
 
 
