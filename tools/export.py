@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -72,6 +72,11 @@ def flat(outputs: object) -> list[torch.Tensor]:
     return [leaf for part in parts for leaf in flat(part)]
 
 
+def outputs_of(call: Callable, draws: torch.Tensor) -> list[torch.Tensor]:
+    """Each output for all draws, ``[draws, ...]``."""
+    return [torch.stack(output) for output in zip(*(flat(call(draw)) for draw in draws), strict=True)]
+
+
 def main() -> None:
     """Exports, compares and writes."""
     args = parse_args()
@@ -117,10 +122,10 @@ def export(args: argparse.Namespace) -> str:
         else:
             torch.export.save(program, draft, extra_files={"about.json": json.dumps(about)})
             run = torch.export.load(draft).module()
-        expected, found = ([flat(call(draw)) for draw in draws] for call in (partial(model, mode="tensor"), run))
-        by_output = (zip(*outputs, strict=True) for outputs in (expected, found))  # each output's tensors, one a draw
-        lines = [compare(number, *both) for number, both in enumerate(zip(*by_output, strict=True))]
-        calls = dict(model=lambda: model(images, mode="tensor"), exported=lambda: run(images))
+        network = partial(model, mode="tensor")
+        outputs = zip(outputs_of(network, draws), outputs_of(run, draws), strict=True)
+        lines = [compare(number, *both) for number, both in enumerate(outputs)]
+        calls = dict(model=partial(network, images), exported=partial(run, images))
         times = {name: median(found) for name, found in interleaved(calls, ROUNDS, "cpu").items()}
     count = "any number of images" if args.dynamic_batch else f"{len(images)} images"
     return "\n".join(
@@ -133,27 +138,25 @@ def export(args: argparse.Namespace) -> str:
     )
 
 
-def compare(number: int, expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> str:
-    """A line on an output, of which there is one a draw in each.
+def compare(number: int, expected: torch.Tensor, found: torch.Tensor) -> str:
+    """A line on an output, ``[draws, ...]``.
 
     Raises:
         ValueError: They are not the same in most draws.
     """
-    size = float(torch.stack(list(expected)).abs().mean())
-    differences = [(theirs - ours).abs() for ours, theirs in zip(expected, found, strict=True)]
-    same = [difference for difference in differences if float(difference.mean()) <= TOLERANCE * size]  # NaN is not
-    if 2 * len(same) <= len(differences):
-        mean = float(torch.stack(differences).mean())
+    differences, size = (found - expected).abs(), float(expected.abs().mean())
+    same = differences.flatten(1).mean(1) <= TOLERANCE * size  # NaN is not
+    tries, agree = len(same), int(same.sum())
+    if 2 * agree <= tries:
         raise ValueError(
-            f"output {number} of what was exported differs from the model's in {len(differences) - len(same)} of "
-            f"{len(differences)} tries, by {mean:.1e} on average, at a mean magnitude of {size:.1e}, so it was not "
-            "kept; please report it with the config"
+            f"output {number} of what was exported differs from the model's in {tries - agree} of {tries} tries, by "
+            f"{float(differences.mean()):.1e} on average, at a mean magnitude of {size:.1e}, so it was not kept; "
+            "please report it with the config"
         )
-    shape = "x".join(map(str, expected[0].shape))
-    most = max(float(difference.max()) for difference in same)
+    shape, most = "x".join(map(str, expected.shape[1:])), float(differences[same].max())
     line = f"  output {number}, {shape}: mean magnitude {size:.1e}, differs by {most:.1e} at most"
-    if len(same) < len(differences):
-        line += f" in {len(same)} of {len(differences)} tries; in the others rounding may have changed a pixel's region"
+    if agree < tries:
+        line += f" in {agree} of {tries} tries; in the others rounding may have changed a pixel's region"
     return line
 
 

@@ -39,13 +39,11 @@ def test_onnx_runs_without_the_package(tmp_path):
 
     from drconv_mm.zoo import get_model
 
-    model, images = get_model(CLASSIFIER), torch.randn(20, 3, 64, 64)
+    model, images = get_model(CLASSIFIER), torch.randn(5, 3, 64, 64)
     session = onnxruntime.InferenceSession(out)
     (found,) = session.run(None, {"images": images.numpy()})
     with torch.no_grad():
-        differences = (torch.from_numpy(found) - model(images, mode="tensor")).abs().amax(1)
-    # Rounding may change a pixel's region, in an image or two.
-    assert (differences < 1e-4).sum() >= 18, differences
+        torch.testing.assert_close(torch.from_numpy(found), model(images, mode="tensor"), atol=1e-4, rtol=1e-4)
     about = session.get_modelmeta().custom_metadata_map
     mean = model.data_preprocessor.mean.flatten().tolist()
     assert json.loads(about["data_preprocessor"])["mean"] == pytest.approx(mean)
@@ -126,8 +124,8 @@ def test_most_tries_have_to_agree():
     import export as tool
 
     def compare(*changes: float) -> str:
-        expected = [torch.ones(2, 4)] * 5
-        return tool.compare(1, expected, [ours + change for ours, change in zip(expected, changes, strict=True)])
+        expected = torch.ones(5, 2, 4)
+        return tool.compare(1, expected, expected + torch.tensor(changes).view(5, 1, 1))
 
     assert compare(0, 0, 1e-4, 0, 0).endswith("output 1, 2x4: mean magnitude 1.0e+00, differs by 1.0e-04 at most")
     assert "at most in 3 of 5 tries; in the others rounding" in compare(0.1, 0, 0, 0, 0.1)
